@@ -1,0 +1,44 @@
+# make demo    trains a deep PINN three ways and draws what happened (~3 minutes)
+# make test    the whole test suite
+# Both make their own virtual environment in .venv; PYTHON says from which Python.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types docs overhead clean
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+
+# Installed anew whenever pyproject.toml changes. A file for each set of extras.
+$(VENV)/.%: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	  sys.exit(v < (3, 11) and f"stablegrad-optax needs Python 3.11 or newer; {sys.executable} is {v.major}.{v.minor}. Try: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.examples
+	$(BIN)/python -m examples.deep_poisson
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest --numprocesses 2 --quiet
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b doctest docs docs/_build/doctest
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b html docs docs/_build/html
+
+overhead: $(VENV)/.benchmarks
+	$(BIN)/python -m benchmarks.overhead
+
+clean:
+	rm -rf $(VENV) docs/_build dist

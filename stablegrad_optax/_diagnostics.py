@@ -1,0 +1,177 @@
+"""Looking at layers: their scales while training, and how a tree is split."""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from stablegrad_optax import _groups, _measure, _statistics
+
+
+def layer_scales(
+    grads: Any,
+    *,
+    group_by: _groups.GroupBy = "layer",
+    statistic: str = "std",
+    is_weight: _groups.IsWeight | None = None,
+    stack_axis: _groups.StackAxis | None = None,
+    axis_name: _statistics.AxisName | None = None,
+) -> dict[str, jax.Array]:
+    r"""The scale :math:`\sigma_l` of each layer of a gradient tree.
+
+    What :func:`stablegrad` divides by, under the same options. It can be called inside
+    ``jax.jit``, and serves as the measure of ``optax.snapshot`` and ``optax.monitor``.
+
+    Args:
+      grads: a pytree of gradients (or updates, or parameters).
+      group_by, statistic, is_weight, stack_axis, axis_name: as for :func:`stablegrad`.
+
+    Returns:
+      ``{"path/of/layer": scale}`` in the order of the tree: a scalar for each layer
+      that has weights, a vector over the slices for a stacked one. float32, or float64
+      for layers with float64 leaves. The root of the tree is called ``"."``.
+
+    Raises:
+      ValueError: as :func:`stablegrad` at its first trace.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> grads = {
+      ...     "in": {"kernel": jnp.array([[1., 3.]]), "bias": jnp.array([9., 9.])},
+      ...     "hidden": {"kernel": jnp.array([[[2.], [4.]], [[0.], [8.]]])},
+      ... }
+      >>> scales = layer_scales(
+      ...     grads, stack_axis=lambda path, leaf: 0 if leaf.ndim == 3 else None
+      ... )
+      >>> print(scales["in"], scales["hidden"])
+      1.0 [1. 4.]
+    """
+    layers = _measure.measure_layers(
+        grads,
+        group_by=group_by,
+        statistic=statistic,
+        is_weight=is_weight,
+        stack_axis=stack_axis,
+        axis_name=axis_name,
+    )
+    return {layer.name: scale for layer, scale in layers}
+
+
+def tabulate(
+    params: Any,
+    *,
+    group_by: _groups.GroupBy = "layer",
+    statistic: str = "std",
+    is_weight: _groups.IsWeight | None = None,
+    stack_axis: _groups.StackAxis | None = None,
+    axis_name: _statistics.AxisName | None = None,
+) -> str:
+    """A table of the layers into which a tree is split, for checking the options.
+
+    Runs of layers that differ by their numbers only, as in a deep network, are folded
+    into one entry.
+
+    Args:
+      params: a pytree of arrays or ``jax.ShapeDtypeStruct`` (``jax.eval_shape``).
+      group_by, statistic, is_weight, stack_axis, axis_name: as for :func:`stablegrad`;
+        the statistic and the axis name do not change the table.
+
+    Returns:
+      The table, one line for each leaf: its layer, its path within the tree, shape,
+      dtype, and role. ``weight``: the scale is taken from it. ``scaled``: it takes its
+      layer's gain. ``unchanged``: its layer has no weights.
+
+    Raises:
+      ValueError: as :func:`stablegrad` at its first trace.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> dense = {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}
+      >>> print(tabulate({f"Dense_{i}": dense for i in range(64)}))
+      layer                      leaf    shape  dtype    role
+      Dense_0 ... Dense_63 (64)  bias    8      float32  scaled
+                                 kernel  8x8    float32  weight
+      64 layers, 64 with weights; 4,608 entries
+    """
+    del axis_name
+    _statistics.check_statistic(statistic)
+    layers = _groups.find_layers(params, group_by, is_weight, stack_axis)
+    rows = [("layer", "leaf", "shape", "dtype", "role")]
+    entries = 0
+    for run in _fold(layers):
+        names = itertools.chain([_run_name(run)], itertools.repeat(""))
+        described = map(dataclasses.astuple, _describe(run[0]))
+        rows.extend((name, *row) for name, row in zip(names, described, strict=False))
+    for layer in layers:
+        entries += sum(math.prod(leaf.shape) for leaf in layer.members)
+    number = sum(layer.length or 1 for layer in layers)
+    weighted = sum(layer.length or 1 for layer in layers if layer.weights)
+    others = len(jax.tree.leaves(params)) - sum(len(la.members) for la in layers)
+    summary = f"{number} layers, {weighted} with weights; {entries:,} entries"
+    if others:
+        summary += f"; {others} leaves of other dtypes unchanged"
+    return "\n".join([*_align(rows), summary])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    leaf: str
+    shape: str
+    dtype: str
+    role: str
+
+
+def _describe(layer: _groups.Layer) -> list[_Row]:
+    rows = []
+    for leaf in layer.members:
+        role = "weight" if leaf.is_weight else "scaled"
+        if not layer.weights:
+            role = "unchanged"
+        axis = layer.stack_axis_of(leaf)
+        if axis is not None:
+            role += f", {leaf.length} slices on axis {axis}"
+        name = _groups.path_name(leaf.path)
+        name = name.removeprefix(f"{layer.name}/") if layer.name != "." else name
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        rows.append(_Row(name, shape, jnp.dtype(leaf.dtype).name, role))
+    return rows
+
+
+def _fold(layers: Iterable[_groups.Layer]) -> list[list[_groups.Layer]]:
+    """Runs of consecutive layers that are alike but for the numbers in their names."""
+
+    def likeness(layer):
+        template = re.sub(r"\d+", "#", layer.name)
+        rows = [
+            dataclasses.replace(row, leaf=re.sub(r"\d+", "#", row.leaf))
+            for row in _describe(layer)
+        ]
+        return template, tuple(rows)
+
+    runs = itertools.groupby(layers, likeness)
+    return [sorted(run, key=lambda la: natural_order(la.name)) for _, run in runs]
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """A sort key that puts Dense_2 before Dense_10."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(p), "") if p.isdigit() else (0, 0, p) for p in parts]
+
+
+def _run_name(run: Sequence[_groups.Layer]) -> str:
+    if len(run) == 1:
+        return run[0].name
+    return f"{run[0].name} ... {run[-1].name} ({len(run)})"
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,103 @@
+"""The reference scale: the standard deviation of the prediction gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stablegrad_optax import _statistics
+
+
+def reference_scale(prediction_grads: Any) -> jax.Array:
+    r"""The standard deviation over all entries of a pytree.
+
+    With the gradient of the loss with respect to the predictions this is the paper's
+    reference :math:`\rho = \operatorname{std}(\partial\ell / \partial\hat y)`.
+
+    Args:
+      prediction_grads: a pytree of floating-point or complex arrays of any shapes.
+        Leaves of other dtypes are left out.
+
+    Returns:
+      A scalar, float32 (float64 if a leaf is float64 or complex128). Where all entries
+      are equal or there is but one, their root mean square.
+
+    Raises:
+      ValueError: if the tree holds no floating-point entry.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(reference_scale({"u": jnp.array([1., 3.]), "v": jnp.array([[1., 3.]])}))
+      1.0
+    """
+    leaves = [
+        jnp.asarray(leaf)
+        for leaf in jax.tree.leaves(prediction_grads)
+        if jnp.issubdtype(jnp.result_type(leaf), np.inexact)
+    ]
+    leaves = [leaf for leaf in leaves if leaf.size]
+    if not leaves:
+        raise ValueError("prediction_grads has no floating-point entries.")
+    layer = [_statistics.Slices(leaf, None) for leaf in leaves]
+    return _statistics.layer_statistics([layer])[0]
+
+
+def value_and_grad_with_reference(
+    predict: Callable[..., Any], loss: Callable[..., Any], *, has_aux: bool = False
+) -> Callable[..., Any]:
+    r"""Like ``jax.value_and_grad`` of ``loss(predict(...))``, with the reference scale.
+
+    One forward and one backward pass: the prediction gradient is on its way to the
+    parameters anyway.
+
+    Args:
+      predict: ``predict(params, *args) -> predictions``, any pytree of arrays, or
+        ``(predictions, aux)`` with ``has_aux``.
+      loss: ``loss(predictions, *args) -> scalar``.
+      has_aux: whether ``predict`` returns auxiliary data, such as batch statistics.
+
+    Returns:
+      A function ``f(params, *args) -> (value, grads, reference)``, or ``((value, aux),
+      grads, reference)`` with ``has_aux``; ``grads`` is with respect to ``params`` and
+      ``reference`` is :func:`reference_scale` of the gradient with respect to the
+      predictions.
+
+    Raises:
+      ValueError: when called, if the loss is not a real floating-point scalar.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> def predict(params, x, y):
+      ...     return params["w"] * x
+      >>> def loss(predictions, x, y):
+      ...     return 0.5 * jnp.sum((predictions - y) ** 2)
+      >>> f = value_and_grad_with_reference(predict, loss)
+      >>> x, y = jnp.array([1., 2.]), jnp.array([1., 0.])
+      >>> value, grads, reference = f({"w": jnp.array(2.)}, x, y)
+      >>> print(value, grads["w"], reference)  # prediction gradient: [1, 4]
+      8.5 9.0 1.5
+    """
+
+    def value_and_grad(params, *args):
+        def of_params(params):
+            return predict(params, *args)
+
+        if has_aux:
+            predictions, pull_back, aux = jax.vjp(of_params, params, has_aux=True)
+        else:
+            predictions, pull_back = jax.vjp(of_params, params)
+            aux = None
+        value, loss_pull_back = jax.vjp(lambda y: loss(y, *args), predictions)
+        shape, dtype = jnp.shape(value), jnp.result_type(value)
+        if shape != () or not jnp.issubdtype(dtype, np.floating):
+            raise ValueError(
+                f"loss must return a floating-point scalar, got {dtype.name}{list(shape)}."
+            )
+        (prediction_grads,) = loss_pull_back(jnp.ones_like(value))
+        (grads,) = pull_back(prediction_grads)
+        value = (value, aux) if has_aux else value
+        return value, grads, reference_scale(prediction_grads)
+
+    return value_and_grad

@@ -1,0 +1,212 @@
+"""The gradient transformation: each layer's gradient divided by its own scale."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.typing import ArrayLike
+
+from stablegrad_optax import _groups, _measure, _statistics
+
+StableGradState = optax.EmptyState
+
+
+def stablegrad(
+    reference: ArrayLike = 1.0,
+    *,
+    group_by: _groups.GroupBy = "layer",
+    statistic: str = "std",
+    is_weight: _groups.IsWeight | None = None,
+    stack_axis: _groups.StackAxis | None = None,
+    max_gain: ArrayLike | None = None,
+    axis_name: _statistics.AxisName | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Rescales the gradient of each layer to a reference scale.
+
+    After backpropagation and before the optimizer, every gradient leaf :math:`G` of a
+    layer :math:`l`, weights and biases alike, is multiplied by the layer's gain:
+
+    .. math::
+
+        \hat G = \gamma_l G, \qquad
+        \gamma_l = \rho / \sigma_l, \qquad
+        \sigma_l = \operatorname{std}(\text{weight gradients of layer } l)
+
+    The forward model is untouched. The transform keeps no state, works without
+    parameters, and can stand anywhere in a chain; its place is in front of the
+    optimizer.
+
+    Args:
+      reference: :math:`\rho`, a scalar that is not negative. A number, an array, or a
+        schedule by way of ``optax.inject_hyperparams``. The paper takes the standard
+        deviation of the prediction gradient, which changes from step to step: pass it
+        to ``update`` as ``reference=``, see :func:`value_and_grad_with_reference`.
+      group_by: what shares one gain. ``"layer"``: leaves in the same module; weights
+        side by side in a list are layers of their own. ``"leaf"``: each weight leaf by
+        itself, other leaves pass unchanged. ``"tree"``: everything. Or a callable that
+        takes a leaf's key path and returns a hashable group.
+      statistic: ``"std"``, the population standard deviation over all weight entries
+        of the layer, or ``"rms"``, their root mean square.
+      is_weight: callable ``(key_path, leaf) -> bool`` that says from which leaves the
+        scale is taken. Default: those with two or more axes, stack axes not counted. A
+        layer without weights, such as a norm's scale and bias, passes unchanged.
+      stack_axis: the axis along which a leaf holds many layers (``nn.scan``,
+        ``nnx.vmap``, ensembles). Each slice gets its own gain. An int holds for every
+        leaf; a callable ``(key_path, leaf) -> int | None`` says it for each.
+      max_gain: an upper bound on :math:`\gamma_l`, a positive scalar.
+      axis_name: name or names of the mesh axes over which every leaf of a layer is
+        sharded, for use inside ``jax.shard_map`` or ``jax.pmap``. Not needed under
+        ``jax.jit`` with sharded arrays.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``. Its ``update(updates, state,
+      params=None, *, reference=None, **extra_args)`` returns updates of the same
+      structure, shapes and dtypes; ``reference`` replaces the constructor's for that
+      step, and extra arguments meant for others in a chain are ignored.
+
+    Raises:
+      ValueError: at construction if an option is unknown, ``reference`` negative or
+        not a scalar, or ``max_gain`` not positive; at the first trace, with the path of
+        the leaf, if a stack axis is out of range or differs in length within a layer.
+
+    Where :math:`\sigma_l = 0` because the gradient is zero, it passes unchanged. Where
+    the entries are all equal, or there is but one, the rms stands in for the std, so a
+    finite gradient stays finite. A NaN or Inf makes its own layer NaN and no other.
+    Integer and ``float0`` leaves, ``None`` and ``optax.MaskedNode`` pass through.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> import stablegrad_optax as sg
+      >>> params = {
+      ...     "first": {"kernel": jnp.array([[1., 3.]]), "bias": jnp.array([1., 1.])},
+      ...     "second": {"kernel": jnp.array([[4e-9], [-4e-9]])},
+      ... }
+      >>> def loss(params):  # its gradient is `params` itself
+      ...     return 0.5 * sum(jnp.vdot(x, x) for x in jax.tree.leaves(params))
+      >>> tx = optax.chain(sg.stablegrad(), optax.sgd(0.1))
+      >>> state = tx.init(params)
+      >>> updates, state = tx.update(jax.grad(loss)(params), state, params)
+      >>> print(updates["first"]["kernel"], updates["first"]["bias"])
+      [[-0.1 -0.3]] [-0.1 -0.1]
+      >>> print(updates["second"]["kernel"].T)
+      [[-0.1  0.1]]
+
+    References:
+      Mestre et al., `StableGrad: Backward Scale Control without Batch Normalization
+      <https://arxiv.org/abs/2605.19856>`_, 2026
+    """
+    _groups.check_grouping(group_by)
+    _statistics.check_statistic(statistic)
+    _check_reference(reference)
+    if max_gain is not None:
+        _check_scalar("max_gain", max_gain)
+        if _is_concrete(max_gain) and not np.asarray(max_gain) > 0:
+            raise ValueError(f"max_gain must be positive, got {max_gain}.")
+    default_reference = reference
+
+    def init_fn(params):
+        del params
+        return StableGradState()
+
+    def update_fn(updates, state, params=None, *, reference=None, **extra_args):
+        del params, extra_args
+        if reference is None:
+            reference = default_reference
+        else:
+            _check_reference(reference)
+        leaves, treedef = jax.tree.flatten(updates)
+        layers = _measure.measure_layers(
+            updates,
+            group_by=group_by,
+            statistic=statistic,
+            is_weight=is_weight,
+            stack_axis=stack_axis,
+            axis_name=axis_name,
+        )
+        for layer, scale in layers:
+            factors = _gain(scale, reference, max_gain)
+            for leaf in layer.members:
+                leaves[leaf.index] = _rescale(
+                    jnp.asarray(leaves[leaf.index]),
+                    factors,
+                    layer.stack_axis_of(leaf),
+                    saturate=_can_overflow(leaf),
+                )
+        return jax.tree.unflatten(treedef, leaves), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _gain(
+    scale: jax.Array, reference: ArrayLike, max_gain: ArrayLike | None
+) -> tuple[jax.Array, jax.Array]:
+    """The gain in two factors, 1/σ and ρ, since their product may leave the range.
+
+    An upper bound on ρ/σ is a lower bound on σ.
+    """
+    rho = _as_dtype_of(scale, reference)
+    is_zero = scale == 0
+    if max_gain is not None:
+        scale = lax.max(scale, rho / _as_dtype_of(scale, max_gain))
+    one = lax.full_like(scale, 1)
+    return one / lax.select(is_zero, one, scale), lax.select(is_zero, one, rho)
+
+
+def _as_dtype_of(scale: jax.Array, scalar: ArrayLike) -> jax.Array:
+    return lax.broadcast(jnp.asarray(scalar).astype(scale.dtype), scale.shape)
+
+
+def _rescale(
+    leaf: jax.Array,
+    factors: tuple[jax.Array, jax.Array],
+    stack_axis: int | None,
+    *,
+    saturate: bool,
+) -> jax.Array:
+    """leaf · (1/σ) · ρ in the leaf's dtype, computed in that of the factors.
+
+    With `saturate`, a finite entry stays finite where the product leaves the leaf's
+    dtype; one that is NaN or Inf stays visible.
+    """
+    if jnp.iscomplexobj(leaf):
+        parts = (lax.real(leaf), lax.imag(leaf))
+        return lax.complex(
+            *(_rescale(x, factors, stack_axis, saturate=saturate) for x in parts)
+        )
+    axes = () if stack_axis is None else (stack_axis,)
+    wide = lax.convert_element_type(leaf, factors[0].dtype)
+    scaled = wide
+    for factor in factors:
+        scaled = scaled * lax.broadcast_in_dim(factor, leaf.shape, axes)
+    if saturate:
+        limit = scaled.dtype.type(jnp.finfo(leaf.dtype).max)
+        clamped = lax.clamp(-limit, scaled, limit)
+        scaled = lax.select(lax.is_finite(wide), clamped, scaled)
+    return lax.convert_element_type(scaled, leaf.dtype)
+
+
+def _can_overflow(leaf: _groups.Leaf) -> bool:
+    """Whether a finite entry, divided by the layer's scale, may leave the leaf's dtype.
+
+    Entries of a weight are at most a small multiple of sqrt(N) scales, which only
+    float16 cannot hold. A bias can be far larger than its layer's weights.
+    """
+    return not leaf.is_weight or jnp.finfo(leaf.dtype).max < 1e30
+
+
+def _is_concrete(x: ArrayLike) -> bool:
+    return not isinstance(x, jax.core.Tracer)
+
+
+def _check_scalar(name: str, value: ArrayLike) -> None:
+    if np.shape(value) != ():
+        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
+
+
+def _check_reference(reference: ArrayLike) -> None:
+    _check_scalar("reference", reference)
+    if _is_concrete(reference) and np.asarray(reference) < 0:
+        raise ValueError(f"reference must not be negative, got {reference}.")

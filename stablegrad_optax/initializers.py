@@ -1,0 +1,203 @@
+r"""Activation-aware initialisers, so that the forward pass starts well scaled.
+
+Both choose the variance of the weights, :math:`\sigma_w^2 / \text{fan-in}`, from the
+activation :math:`\varphi` and work like those of ``jax.nn.initializers``: they return a
+function ``(key, shape, dtype) -> array`` that serves dense layers and convolutions.
+Expectations over :math:`z \sim N(0, 1)` are Gauss-Hermite sums, so any activation will
+do.
+
+- :func:`variance_preserving` keeps the size of activations with depth.
+- :func:`critical` keeps the size of derivatives with depth: the one for PINNs, whose
+  loss holds derivatives of the network with respect to its inputs.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize, special
+
+Activation = Callable[[jax.Array], jax.Array]
+Axes = int | Sequence[int]
+
+_NODES = 256
+
+# Where a fixed point is looked for: variances of pre-activations.
+_VARIANCES = np.logspace(-4, 4, 161)
+
+# A variance that stands for the limit q -> 0: derivatives at zero itself would be wrong
+# for activations with a kink there.
+_SMALL_VARIANCE = 1e-8
+
+
+def variance_preserving(
+    activation: Activation,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    distribution: str = "truncated_normal",
+    dtype: Any = None,
+) -> jax.nn.initializers.Initializer:
+    r"""Keeps the second moment of activations at one through a layer.
+
+    .. math:: \sigma_w^2 = 1 / E[\varphi(z)^2], \qquad z \sim N(0, 1)
+
+    For ReLU this is He initialisation (2), for the identity LeCun's (1). For PINNs
+    prefer :func:`critical`: with tanh, derivatives grow with depth under this gain.
+
+    Args:
+      activation: an elementwise JAX function.
+      in_axis, out_axis, batch_axis: axes of the weights, as in
+        ``jax.nn.initializers.variance_scaling``.
+      distribution: ``"truncated_normal"``, ``"normal"`` or ``"uniform"``.
+      dtype: default dtype of the weights; None for JAX's default.
+
+    Returns:
+      An initialiser ``(key, shape, dtype=dtype) -> array``.
+
+    Raises:
+      ValueError: if the activation's second moment is zero or not finite, or the
+        activation does not keep the shape of its input.
+
+    Example:
+      >>> import jax
+      >>> init = variance_preserving(jax.nn.relu)
+      >>> weights = init(jax.random.key(0), (1000, 500))
+      >>> print(f"{1000 * weights.var():.2f}")
+      2.00
+
+    References:
+      He et al., `Delving Deep into Rectifiers <https://arxiv.org/abs/1502.01852>`_, 2015
+    """
+    scale = 1 / _positive(_mean_square(activation, 1.0), "activation")
+    return _fan_in(scale, in_axis, out_axis, batch_axis, distribution, dtype)
+
+
+def critical(
+    activation: Activation,
+    bias_variance: float = 0.0,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    distribution: str = "truncated_normal",
+    dtype: Any = None,
+) -> jax.nn.initializers.Initializer:
+    r"""Keeps the size of derivatives through a layer, at the edge of chaos.
+
+    Solves for the variance :math:`\sigma_w^2` of the weights and the variance :math:`q`
+    of the pre-activations, with :math:`\sigma_b^2` the given variance of the biases:
+
+    .. math::
+
+        \chi = \sigma_w^2 E[\varphi'(\sqrt q z)^2] = 1, \qquad
+        q = \sigma_w^2 E[\varphi(\sqrt q z)^2] + \sigma_b^2
+
+    For tanh without bias variance :math:`\sigma_w^2 = 1`, at :math:`q = 0`; for ReLU 2.
+    Where there are several fixed points, the smallest :math:`q` is taken.
+
+    Args:
+      activation: an elementwise, differentiable JAX function.
+      bias_variance: :math:`\sigma_b^2`; initialise the biases with
+        ``jax.nn.initializers.normal(bias_variance ** 0.5)`` to match.
+      in_axis, out_axis, batch_axis: axes of the weights, as in
+        ``jax.nn.initializers.variance_scaling``.
+      distribution: ``"truncated_normal"``, ``"normal"`` or ``"uniform"``.
+      dtype: default dtype of the weights; None for JAX's default.
+
+    Returns:
+      An initialiser ``(key, shape, dtype=dtype) -> array``.
+
+    Raises:
+      ValueError: if ``bias_variance`` is negative, or the activation has no fixed point
+        at which derivatives keep their size, as ReLU with a positive bias variance.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> init = critical(jnp.tanh)
+      >>> weights = init(jax.random.key(0), (1000, 500))
+      >>> print(f"{1000 * weights.var():.2f}")
+      1.00
+
+    References:
+      Schoenholz et al., `Deep Information Propagation
+      <https://arxiv.org/abs/1611.01232>`_, 2016
+    """
+    if bias_variance < 0:
+        raise ValueError(f"bias_variance must not be negative, got {bias_variance}.")
+    variance = _fixed_point(activation, float(bias_variance))
+    scale = 1 / _positive(_mean_square_slope(activation, variance), "slope")
+    return _fan_in(scale, in_axis, out_axis, batch_axis, distribution, dtype)
+
+
+def _fan_in(scale, in_axis, out_axis, batch_axis, distribution, dtype):
+    return jax.nn.initializers.variance_scaling(
+        scale,
+        "fan_in",
+        distribution,
+        in_axis=in_axis,
+        out_axis=out_axis,
+        batch_axis=batch_axis,
+        **({} if dtype is None else {"dtype": dtype}),
+    )
+
+
+def _fixed_point(activation: Activation, bias_variance: float) -> float:
+    """The smallest q with q = E[φ(√q z)²] / E[φ'(√q z)²] + bias_variance."""
+
+    def excess(variance: float) -> float:
+        slope = _positive(_mean_square_slope(activation, variance), "slope")
+        return _mean_square(activation, variance) / slope + bias_variance - variance
+
+    at_zero = _mean_square(activation, 0.0)
+    if bias_variance == 0 and at_zero == 0:
+        return _SMALL_VARIANCE
+    values = np.array([excess(q) for q in _VARIANCES])
+    (crossings,) = np.nonzero((values[:-1] > 0) & (values[1:] <= 0))
+    if not crossings.size:
+        raise ValueError(
+            f"no fixed point keeps derivatives with bias_variance={bias_variance} for "
+            f"{getattr(activation, '__name__', activation)}; try bias_variance=0 or "
+            "variance_preserving."
+        )
+    low, high = _VARIANCES[crossings[0]], _VARIANCES[crossings[0] + 1]
+    return float(optimize.brentq(excess, low, high, xtol=1e-6))
+
+
+def _positive(moment: float, what: str) -> float:
+    if not (np.isfinite(moment) and moment > 0):
+        raise ValueError(f"the mean square of the {what} must be positive, got {moment}.")
+    return moment
+
+
+def _mean_square(activation: Activation, variance: float) -> float:
+    """E[φ(√variance z)²]."""
+    return _gaussian_mean_square(activation, variance)
+
+
+def _mean_square_slope(activation: Activation, variance: float) -> float:
+    """E[φ'(√variance z)²]."""
+    return _gaussian_mean_square(jax.vmap(jax.grad(activation)), variance)
+
+
+def _gaussian_mean_square(function: Activation, variance: float) -> float:
+    nodes, weights = _quadrature()
+    # Concrete numbers, also where a module builds its initialiser while being traced.
+    with jax.ensure_compile_time_eval():
+        values = np.asarray(function(jnp.asarray(np.sqrt(variance) * nodes)))
+    if values.shape != nodes.shape:
+        raise ValueError(
+            f"the activation must be elementwise; it maps shape {nodes.shape} to "
+            f"{values.shape}."
+        )
+    return float(np.sum(weights * values.astype(np.float64) ** 2))
+
+
+@functools.cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = special.roots_hermitenorm(_NODES)
+    return nodes, weights / weights.sum()

@@ -1,0 +1,139 @@
+"""Figures of layer scales. Needs matplotlib: `pip install stablegrad-optax[plot]`."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stablegrad_optax import _diagnostics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+History = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+def plot_layer_scales(
+    history: History,
+    *,
+    steps: Sequence[float] | None = None,
+    layers: Sequence[str] | None = None,
+    ax: "Axes | None" = None,
+    limits: tuple[float, float] | None = None,
+    colorbar: bool = True,
+) -> "Axes":
+    r"""Draws the scales of all layers over the steps of training.
+
+    One row for each layer, the input layer at the bottom, one column for each step, and
+    the scale :math:`\sigma_l` as colour on a logarithmic axis. Zeros and what is not
+    finite are left grey.
+
+    Args:
+      history: what :func:`layer_scales` returned at each step: a sequence of its
+        dicts, or one dict of arrays with a leading axis of steps, as ``jax.lax.scan``
+        stacks them. A stacked layer takes one row for each of its slices.
+      steps: the step of each column; default 0, 1, 2, ...
+      layers: names of the layers to draw, the input layer first. Default: all of them,
+        by name, numbers in numerical order.
+      ax: the matplotlib Axes to draw into; default the current one.
+      limits: the lowest and the highest scale of the colours, for figures that are to
+        be compared; default those of the data.
+      colorbar: whether to draw a colour bar.
+
+    Returns:
+      The Axes.
+
+    Raises:
+      ImportError: if matplotlib is not installed.
+      ValueError: if the history is empty, layers are not in it, or the number of steps
+        is not that of the history.
+
+    Example:
+      >>> import matplotlib
+      >>> matplotlib.use("agg")
+      >>> history = [{"in": 1e-3, "hidden": [1e-4, 1e-5]}, {"in": 1., "hidden": [1., 1.]}]
+      >>> ax = plot_layer_scales(history, layers=["in", "hidden"])
+      >>> print([label.get_text() for label in ax.get_yticklabels()])
+      ['in', 'hidden[0]', 'hidden[1]']
+    """
+    try:
+        import matplotlib.pyplot as plt
+        from matplotlib import colors
+    except ImportError as error:
+        raise ImportError(
+            "plot_layer_scales needs matplotlib: pip install stablegrad-optax[plot]"
+        ) from error
+
+    labels, rows = _rows(history, layers)
+    steps = np.arange(rows.shape[1]) if steps is None else np.asarray(steps)
+    if steps.shape != (rows.shape[1],):
+        raise ValueError(
+            f"steps must have one entry for each of the {rows.shape[1]} steps of the "
+            f"history, got shape {steps.shape}."
+        )
+    ax = plt.gca() if ax is None else ax
+    shown = np.ma.masked_where(~np.isfinite(rows) | (rows <= 0), rows)
+    low, high = limits or _limits(shown)
+    mesh = ax.pcolormesh(
+        steps,
+        np.arange(len(labels)),
+        shown,
+        norm=colors.LogNorm(low, high),
+        cmap="viridis",
+        shading="nearest",
+        rasterized=True,
+    )
+    ax.set_facecolor("lightgrey")
+    ax.set_xlabel("step")
+    _label_layers(ax, labels)
+    if colorbar:
+        figure = ax.get_figure()
+        assert figure is not None
+        figure.colorbar(mesh, ax=ax, label="gradient scale of the layer")
+    return ax
+
+
+def _rows(
+    history: History, layers: Sequence[str] | None
+) -> tuple[list[str], np.ndarray]:
+    """A label for each row, and the rows of scales: (layers and slices, steps)."""
+    if not isinstance(history, Mapping):
+        history = _stack(history)
+    if not history:
+        raise ValueError("history is empty.")
+    if layers is None:
+        layers = sorted(history, key=_diagnostics.natural_order)
+    missing = [name for name in layers if name not in history]
+    if missing:
+        raise ValueError(f"layers not in the history: {', '.join(missing)}.")
+    labels: list[str] = []
+    rows: list[np.ndarray] = []
+    for name in layers:
+        scales = np.asarray(history[name], dtype=np.float64)
+        if scales.ndim == 1:
+            labels.append(name)
+            rows.append(scales)
+        else:
+            labels.extend(f"{name}[{i}]" for i in range(scales.shape[1]))
+            rows.extend(scales.T)
+    return labels, np.stack(rows)
+
+
+def _stack(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    if not history:
+        return {}
+    return {name: np.stack([step[name] for step in history]) for name in history[0]}
+
+
+def _limits(shown: np.ma.MaskedArray) -> tuple[float, float]:
+    if not shown.count():
+        return 0.1, 1.0
+    low, high = float(shown.min()), float(shown.max())
+    return (low, high) if low < high else (low / 2, high * 2)
+
+
+def _label_layers(ax: "Axes", labels: Sequence[str]) -> None:
+    """A label for each layer, or, where they would overlap, for some of them."""
+    every = -(-len(labels) // 20)
+    chosen = list(range(0, len(labels), every))
+    ax.set_yticks(chosen, [labels[i] for i in chosen])
