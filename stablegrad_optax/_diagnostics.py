@@ -32,9 +32,9 @@ def layer_scales(
       group_by, statistic, is_weight, stack_axis, axis_name: as for :func:`stablegrad`.
 
     Returns:
-      ``{"path/of/layer": scale}`` in the order of the tree: a scalar for each layer
-      that has weights, a vector over the slices for a stacked one. float32, or float64
-      for layers with float64 leaves. The root of the tree is called ``"."``.
+      ``{"path/of/layer": scale}`` in the order of the tree. The scale is a scalar for
+      each layer that has weights, a vector over the slices for a stacked one; float32,
+      or float64 for layers with float64 leaves. The root of the tree is ``"."``.
 
     Raises:
       ValueError: as :func:`stablegrad` at its first trace.
@@ -73,18 +73,18 @@ def tabulate(
 ) -> str:
     """A table of the layers into which a tree is split, for checking the options.
 
-    Runs of layers that differ by their numbers only, as in a deep network, are folded
-    into one entry.
+    Runs of layers that differ by a number only, as in a deep network, are folded into
+    one entry. The statistic and the axis name do not change the table; they are taken
+    so that one dict of options serves all functions.
 
     Args:
       params: a pytree of arrays or ``jax.ShapeDtypeStruct`` (``jax.eval_shape``).
-      group_by, statistic, is_weight, stack_axis, axis_name: as for :func:`stablegrad`;
-        the statistic and the axis name do not change the table.
+      group_by, statistic, is_weight, stack_axis, axis_name: as for :func:`stablegrad`.
 
     Returns:
-      The table, one line for each leaf: its layer, its path within the tree, shape,
-      dtype, and role. ``weight``: the scale is taken from it. ``scaled``: it takes its
-      layer's gain. ``unchanged``: its layer has no weights.
+      A table with one line for each leaf. It holds the layer, the path within it, shape,
+      dtype, and role. The scale is taken from a ``weight``; ``scaled`` leaves take the
+      gain of their layer; ``unchanged`` ones are in a layer without weights.
 
     Raises:
       ValueError: as :func:`stablegrad` at its first trace.
@@ -114,7 +114,8 @@ def tabulate(
     others = len(jax.tree.leaves(params)) - sum(len(la.members) for la in layers)
     summary = f"{number} layers, {weighted} with weights; {entries:,} entries"
     if others:
-        summary += f"; {others} leaves of other dtypes unchanged"
+        leaves = "leaf" if others == 1 else "leaves"
+        summary += f"; {others} {leaves} of other dtypes unchanged"
     return "\n".join([*_align(rows), summary])
 
 
@@ -143,18 +144,38 @@ def _describe(layer: _groups.Layer) -> list[_Row]:
 
 
 def _fold(layers: Iterable[_groups.Layer]) -> list[list[_groups.Layer]]:
-    """Runs of consecutive layers that are alike but for the numbers in their names."""
+    """Runs of layers that are alike but for one number, which counts up.
 
-    def likeness(layer):
-        template = re.sub(r"\d+", "#", layer.name)
+    Flax dicts come as Dense_0, Dense_1, Dense_10, Dense_11, ..., so the layers that are
+    alike are brought together and into their natural order first.
+    """
+    alike: dict[object, list[_groups.Layer]] = {}
+    for layer in layers:
         rows = [
             dataclasses.replace(row, leaf=re.sub(r"\d+", "#", row.leaf))
             for row in _describe(layer)
         ]
-        return template, tuple(rows)
+        likeness = re.sub(r"\d+", "#", layer.name), tuple(rows)
+        alike.setdefault(likeness, []).append(layer)
+    runs: list[list[_groups.Layer]] = []
+    for similar in alike.values():
+        similar.sort(key=lambda layer: natural_order(layer.name))
+        runs.append(similar[:1])
+        for previous, layer in itertools.pairwise(similar):
+            if _counts_up(previous.name, layer.name):
+                runs[-1].append(layer)
+            else:
+                runs.append([layer])
+    return runs
 
-    runs = itertools.groupby(layers, likeness)
-    return [sorted(run, key=lambda la: natural_order(la.name)) for _, run in runs]
+
+def _counts_up(name: str, following: str) -> bool:
+    """Whether one number in the name is one more in the following, all else equal."""
+    numbers = zip(
+        re.findall(r"\d+", name), re.findall(r"\d+", following), strict=True
+    )
+    changes = [int(after) - int(before) for before, after in numbers]
+    return [change for change in changes if change] == [1]
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:

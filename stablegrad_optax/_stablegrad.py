@@ -55,7 +55,8 @@ def stablegrad(
         layer without weights, such as a norm's scale and bias, passes unchanged.
       stack_axis: the axis along which a leaf holds many layers (``nn.scan``,
         ``nnx.vmap``, ensembles). Each slice gets its own gain. An int holds for every
-        leaf; a callable ``(key_path, leaf) -> int | None`` says it for each.
+        leaf; a callable ``(key_path, leaf) -> int | None`` says it for each. Under
+        ``optax.inject_hyperparams``, name it and all callables in ``static_args``.
       max_gain: an upper bound on :math:`\gamma_l`, a positive scalar.
       axis_name: name or names of the mesh axes over which every leaf of a layer is
         sharded, for use inside ``jax.shard_map`` or ``jax.pmap``. Not needed under
@@ -152,7 +153,11 @@ def _gain(
     if max_gain is not None:
         scale = lax.max(scale, rho / _as_dtype_of(scale, max_gain))
     one = lax.full_like(scale, 1)
-    return one / lax.select(is_zero, one, scale), lax.select(is_zero, one, rho)
+    scale, rho = lax.select(is_zero, one, scale), lax.select(is_zero, one, rho)
+    # The derivative of 1/σ is -1/σ², which leaves the range; that of 1/r at r = σ/u = 1
+    # does not.
+    per_unit = one / lax.stop_gradient(scale)
+    return per_unit / (scale * per_unit), rho
 
 
 def _as_dtype_of(scale: jax.Array, scalar: ArrayLike) -> jax.Array:
@@ -194,7 +199,7 @@ def _can_overflow(leaf: _groups.Leaf) -> bool:
     Entries of a weight are at most a small multiple of sqrt(N) scales, which only
     float16 cannot hold. A bias can be far larger than its layer's weights.
     """
-    return not leaf.is_weight or jnp.finfo(leaf.dtype).max < 1e30
+    return not leaf.is_weight or float(jnp.finfo(leaf.dtype).max) < 1e30
 
 
 def _is_concrete(x: ArrayLike) -> bool:

@@ -7,9 +7,9 @@ With N entries x of a layer, pooled over its weight leaves,
 The textbook form fails where squares leave the range of the dtype: in float32 below
 1e-19 and above 1e+19, which vanishing and exploding gradients reach. Two forms are used.
 
-*Centred*: Σ |(x - m) / a|² with a = Σ |x| / N, which neither overflows nor underflows,
-whatever the gradient, nor cancels. It has no branch and reads a leaf twice, the second
-time out of the cache if the leaf is small.
+*Centred*: Σ |(x - m) / a|² with a = max |x|, which neither overflows nor underflows,
+whatever the gradient, nor cancels. It has no branch and reads a leaf three times, but
+only once from memory if the leaf is small enough for the cache.
 
 *Raw*: Σ x and Σ |x|² in one read, σ² = Σ |x|²/N - |m|². It loses digits if |m| ≫ σ, and
 range as above, but both show in the two sums. Large layers use it, and where one of
@@ -32,7 +32,7 @@ STATISTICS = ("std", "rms")
 
 AxisName = str | Sequence[str]
 
-# The leaves of a layer with no more entries than this stay in the cache between the two
+# The leaves of a layer with no more entries than this stay in the cache between the
 # reads of the centred form (float32: 64 KiB).
 _SMALL_LAYER = 2**14
 
@@ -98,10 +98,13 @@ def _rms(mean: jax.Array, std: jax.Array, count: int) -> jax.Array:
     """sqrt(std² + |mean|²), squaring nothing larger than one."""
     del count
     size = _safe_abs(mean)
-    larger, smaller = lax.max(size, std), lax.min(size, std)
-    one = lax.full_like(std, 1)
-    ratio = smaller / lax.select(larger > 0, larger, one)
-    return larger * lax.sqrt(one + ratio * ratio)
+    # The unit cancels, and so it does in the derivative.
+    unit = lax.stop_gradient(lax.max(size, std))
+    unit = lax.select(unit == 0, lax.full_like(unit, 1), unit)
+    square = _square(size / unit) + _square(std / unit)
+    is_zero = square == 0
+    root = lax.sqrt(lax.select(is_zero, lax.full_like(square, 1), square))
+    return lax.select(is_zero, lax.full_like(root, 0), root) * unit
 
 
 def _safe_abs(mean: jax.Array) -> jax.Array:
@@ -175,7 +178,7 @@ def _moments_jvp(static, primals, tangents):
         mean_dot = reduce(layer_dot, lambda x: _times(x.values, share))
         std_dot = reduce(
             [
-                Slices(lax.real(_scores(x, mean, inverse) * dx.values), x.stack_axis)
+                Slices(_real(_scores(x, mean, inverse) * dx.values), x.stack_axis)
                 for x, dx in zip(layer, layer_dot, strict=True)
             ],
             lambda x: _times(x.values, share),
@@ -237,26 +240,24 @@ def _raw(layer: Sequence[Slices], reduce: "_Reduction"):
 
 
 def _centred(layer: Sequence[Slices], reduce: "_Reduction"):
-    """Mean and std from two reads of the layer, right over the whole range.
+    """Mean and std without a branch, right over the whole range.
 
-    The unit is the mean magnitude a = Σ |x| / N. In that unit no mean square exceeds N,
-    and no entry that matters is small.
+    In units of the largest magnitude no entry exceeds one, and none that matters is
+    small.
     """
-    count = reduce.count(layer)
-    # A factor inside the sums keeps them from overflowing.
-    share = min(1.0, 2.0**5 / count)
-    rest = 1 / (count * share)
-    mean = _times(reduce(layer, lambda x: _times(x.values, share)), rest)
-    unit = _times(reduce(layer, lambda x: _times(_magnitude(x.values), share)), rest)
+    share = 1 / reduce.count(layer)
+    unit = reduce.max(layer, _magnitude)
     unit = lax.select(unit == 0, lax.full_like(unit, 1), unit)
 
-    def square(leaf):
-        # Dividing by a scalar in the loop saves a kernel for its inverse.
-        unit_along = _along(unit, leaf).astype(leaf.values.dtype)
-        return _square((leaf.values - _along(mean, leaf)) / unit_along)
+    def in_units(leaf: Slices) -> jax.Array:
+        # Dividing by a scalar in the loop saves compiling a kernel for its inverse.
+        return leaf.values / _along(unit, leaf).astype(leaf.values.dtype)
 
-    mean_square = _times(reduce(layer, square), 1 / count)
-    return mean, lax.sqrt(mean_square) * unit
+    mean = _times(reduce(layer, in_units), share)
+    mean_square = _times(
+        reduce(layer, lambda x: _square(in_units(x) - _along(mean, x))), share
+    )
+    return mean * unit.astype(mean.dtype), lax.sqrt(mean_square) * unit
 
 
 # --- Sums over a layer -----------------------------------------------------------------
@@ -279,11 +280,26 @@ class _Reduction:
         total = functools.reduce(lax.add, [_sum(term(x), x.stack_axis) for x in layer])
         return total if self.axis_name is None else lax.psum(total, self.axis_name)
 
+    def max(
+        self, layer: Sequence[Slices], term: Callable[[jax.Array], jax.Array]
+    ) -> jax.Array:
+        """The largest term, none of which may be negative."""
+        of_leaves = [_max(term(x.values), x.stack_axis) for x in layer]
+        largest = functools.reduce(lax.max, of_leaves)
+        return largest if self.axis_name is None else lax.pmax(largest, self.axis_name)
+
 
 def _sum(x: jax.Array, stack_axis: int | None) -> jax.Array:
     # lax rather than jnp: tracing thousands of leaves takes half the time.
-    axes = tuple(axis for axis in range(x.ndim) if axis != stack_axis)
-    return lax.reduce(x, x.dtype.type(0), lax.add, axes)
+    return lax.reduce(x, x.dtype.type(0), lax.add, _other_axes(x, stack_axis))
+
+
+def _max(x: jax.Array, stack_axis: int | None) -> jax.Array:
+    return lax.reduce(x, x.dtype.type(-np.inf), lax.max, _other_axes(x, stack_axis))
+
+
+def _other_axes(x: jax.Array, stack_axis: int | None) -> tuple[int, ...]:
+    return tuple(axis for axis in range(x.ndim) if axis != stack_axis)
 
 
 def _along(statistic: jax.Array, leaf: Slices) -> jax.Array:
@@ -298,6 +314,10 @@ def _square(x: jax.Array) -> jax.Array:
     return x * x
 
 
+def _real(x: jax.Array) -> jax.Array:
+    return lax.real(x) if jnp.iscomplexobj(x) else x
+
+
 def _magnitude(x: jax.Array) -> jax.Array:
     """|x|, or |Re x| + |Im x|, which needs no square."""
     if jnp.iscomplexobj(x):
@@ -306,14 +326,14 @@ def _magnitude(x: jax.Array) -> jax.Array:
 
 
 def _in_accumulation_dtype(layer: Sequence[Slices]) -> list[Slices]:
-    dtype = functools.reduce(
-        jnp.promote_types, [leaf.values.dtype for leaf in layer], jnp.float32
-    )
+    dtypes = [jnp.finfo(leaf.values.dtype) for leaf in layer]
+    # By hand, since these promotions are meant and strict promotion would forbid them.
+    is_wide = any(info.bits == 64 for info in dtypes)
+    if any(jnp.iscomplexobj(leaf.values) for leaf in layer):
+        dtype = jnp.complex128 if is_wide else jnp.complex64
+    else:
+        dtype = jnp.float64 if is_wide else jnp.float32
     return [Slices(lax.convert_element_type(x.values, dtype), x.stack_axis) for x in layer]
-
-
-def _real_dtype(layer: Sequence[Slices]) -> np.dtype:
-    return np.finfo(layer[0].values.dtype).dtype
 
 
 def _times(x: jax.Array, factor: float) -> jax.Array:

@@ -29,7 +29,7 @@ def plot_layer_scales(
     finite are left grey.
 
     Args:
-      history: what :func:`layer_scales` returned at each step: a sequence of its
+      history: what :func:`~stablegrad_optax.layer_scales` returned at each step: a sequence of its
         dicts, or one dict of arrays with a leading axis of steps, as ``jax.lax.scan``
         stacks them. A stacked layer takes one row for each of its slices.
       steps: the step of each column; default 0, 1, 2, ...

@@ -4,7 +4,9 @@ python -m examples.deep_poisson [--depth 64] [--steps 2000] [--out demo] ...
 """
 
 import dataclasses
+import sys
 from pathlib import Path
+from typing import Annotated
 
 import matplotlib
 import tyro
@@ -15,37 +17,39 @@ from examples.deep_poisson.train import Config, methods, train
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Config):
-    """Options of the demo."""
+class Options:
+    """Trains a deep PINN by adam, clipping + adam and StableGrad + adam, and compares."""
 
+    config: Annotated[Config, tyro.conf.arg(name="")]
     out: Path = Path("demo")
     """Folder for the figure and the numbers."""
 
 
-def main() -> None:
-    try:
-        options = tyro.cli(Options, description=__doc__)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+def main(config: Config, out: Path) -> None:
     matplotlib.use("agg")
     console = Console()
-    options.out.mkdir(parents=True, exist_ok=True)
     results = {}
     with report.progress_bar() as bar:
-        for name, optimizer in methods(options).items():
-            task = bar.add_task(name, total=options.steps, errors="compiling")
+        for name, optimizer in methods(config).items():
+            task = bar.add_task(name, total=config.steps, errors="compiling")
 
             def show(progress, task=task):
                 errors = report.format_errors(progress.errors)
                 bar.update(task, completed=progress.step, errors=f"error {errors}")
 
-            results[name] = train(optimizer, options, show)
-    console.print(report.table(options, results))
-    figure, numbers = options.out / "deep_poisson.png", options.out / "deep_poisson.json"
-    report.draw(figure, options, results)
-    report.write_json(numbers, options, results)
+            results[name] = train(optimizer, config, show)
+    console.print(report.table(config, results))
+    figure, numbers = out / "deep_poisson.png", out / "deep_poisson.json"
+    report.draw(figure, config, results)
+    report.write_json(numbers, config, results)
     console.print(f"Figure: {figure}    Numbers: {numbers}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        options = tyro.cli(Options)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    main(options.config, options.out)

@@ -33,6 +33,8 @@ class Config:
     """Collocation points inside the domain, sampled anew at each step."""
     boundary_points: int = 32
     """Points on the boundary, sampled anew at each step."""
+    boundary_weight: float = 100.0
+    """Weight of the boundary's mean square beside that of the residual."""
     chunk: int = 50
     """Steps between two looks at the error."""
 
@@ -161,11 +163,12 @@ class _Program:
         return jax.vmap(jax.vmap(key, (None, 0)), (0, None))(seeds[:, 0], steps[0])
 
 
-def _loss(network, params, interior, boundary):
-    """Mean square of the residual and of the boundary values."""
+def _loss(params, network, config, interior, boundary):
+    """Mean square of the residual, and of the weighted boundary values."""
     _, laplacian = model.value_and_laplacian(params, interior)
     residual = laplacian - problem.source(interior)
-    return jnp.mean(residual**2) + jnp.mean(network.apply(params, boundary) ** 2)
+    on_boundary = network.apply(params, boundary)
+    return jnp.mean(residual**2) + config.boundary_weight * jnp.mean(on_boundary**2)
 
 
 def _step(network, optimizer, config, carry, key):
@@ -173,7 +176,7 @@ def _step(network, optimizer, config, carry, key):
     interior_key, boundary_key = jax.random.split(key)
     interior = problem.sample_interior(interior_key, config.interior_points)
     boundary = problem.sample_boundary(boundary_key, config.boundary_points)
-    grads = jax.grad(_loss, argnums=1)(network, params, interior, boundary)
+    grads = jax.grad(_loss)(params, network, config, interior, boundary)
     updates, state = optimizer.update(grads, state, params)
     return (optax.apply_updates(params, updates), state), grads
 
