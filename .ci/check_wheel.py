@@ -20,4 +20,6 @@ params = {"layer": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)
 tx = optax.chain(sg.stablegrad(), optax.adam(1e-3))
 updates, _ = jax.jit(tx.update)(params, tx.init(params))
 assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(updates))
-print(f"stablegrad-optax {sg.__version__} works from its wheel on jax {jax.__version__}")
+print(
+    f"stablegrad-optax {sg.__version__} works from its wheel on jax {jax.__version__}"
+)

@@ -163,7 +163,12 @@ def main(options: Options) -> None:
     compiling = compile_times(options.leaves)
     rms = sum(compiling["clip_by_block_rms"])
     table = Table(title=f"trace and compile, {options.leaves} leaves")
-    for column in ("in front of adam", "trace s", "compile s", "over clip_by_block_rms"):
+    for column in (
+        "in front of adam",
+        "trace s",
+        "compile s",
+        "over clip_by_block_rms",
+    ):
         table.add_column(column, justify="left" if "adam" in column else "right")
     for name, (trace, compile_) in compiling.items():
         ratio = (trace + compile_) / rms

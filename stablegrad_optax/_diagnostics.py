@@ -82,9 +82,10 @@ def tabulate(
       group_by, statistic, is_weight, stack_axis, axis_name: as for :func:`stablegrad`.
 
     Returns:
-      A table with one line for each leaf. It holds the layer, the path within it, shape,
-      dtype, and role. The scale is taken from a ``weight``; ``scaled`` leaves take the
-      gain of their layer; ``unchanged`` ones are in a layer without weights.
+      A table with one line for each leaf. It holds the layer, the path within it,
+      shape, dtype, and role. The scale is taken from a ``weight``; ``scaled``
+      leaves take the gain of their layer; ``unchanged`` ones are in a layer without
+      weights.
 
     Raises:
       ValueError: as :func:`stablegrad` at its first trace.
@@ -171,9 +172,7 @@ def _fold(layers: Iterable[_groups.Layer]) -> list[list[_groups.Layer]]:
 
 def _counts_up(name: str, following: str) -> bool:
     """Whether one number in the name is one more in the following, all else equal."""
-    numbers = zip(
-        re.findall(r"\d+", name), re.findall(r"\d+", following), strict=True
-    )
+    numbers = zip(re.findall(r"\d+", name), re.findall(r"\d+", following), strict=True)
     changes = [int(after) - int(before) for before, after in numbers]
     return [change for change in changes if change] == [1]
 

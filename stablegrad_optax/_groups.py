@@ -11,7 +11,7 @@ Everything here happens while tracing and looks at key paths and shapes only.
 import collections
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def find_layers(
     """
     check_grouping(group_by)
     leaves = _describe_leaves(tree, is_weight, stack_axis)
-    groups: dict[Hashable, list[Leaf]] = collections.defaultdict(list)
+    groups: dict[tuple[Hashable, bool], list[Leaf]] = collections.defaultdict(list)
     for leaf, key in zip(leaves, _group_keys(leaves, group_by), strict=True):
         # Slices are layers of their own; "tree" pools them with everything else. A leaf
         # that is not stacked cannot share a gain with one slice among many.
@@ -95,7 +95,7 @@ def find_layers(
     names: collections.Counter[str] = collections.Counter()
     layers = []
     for (key, stacked), members in groups.items():
-        name = str(key) if callable(group_by) else path_name(key)
+        name = str(key) if callable(group_by) else path_name(cast(KeyPath, key))
         names[name] += 1
         if names[name] > 1:
             name = f"{name} ({names[name]})"
@@ -123,7 +123,7 @@ def _describe_leaves(
         if axis is not None:
             axis = _positive_axis(path, shape, axis)
         if is_weight is None:
-            # A stacked bias has two axes as well: rank alone would take it for a kernel.
+            # A stacked bias has two axes as well: rank alone would make it a kernel.
             weight = len(shape) - (axis is not None) >= 2
         else:
             weight = bool(is_weight(path, value))
@@ -185,7 +185,7 @@ def _module_keys(leaves: Sequence[Leaf]) -> list[Hashable]:
     """For each leaf the enclosing module, or the weight it goes with in a sequence."""
     split = [_split_path(path) for path in _unbox([leaf.path for leaf in leaves])]
     keys: list[Hashable] = [module for module, _ in split]
-    in_sequence: dict[Hashable, list[int]] = collections.defaultdict(list)
+    in_sequence: dict[tuple[Any, ...], list[int]] = collections.defaultdict(list)
     for position, (module, key) in enumerate(split):
         if _is_index(key):
             in_sequence[module].append(position)

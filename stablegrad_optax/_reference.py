@@ -93,7 +93,8 @@ def value_and_grad_with_reference(
         shape, dtype = jnp.shape(value), jnp.result_type(value)
         if shape != () or not jnp.issubdtype(dtype, np.floating):
             raise ValueError(
-                f"loss must return a floating-point scalar, got {dtype.name}{list(shape)}."
+                "loss must return a floating-point scalar, got "
+                f"{dtype.name}{list(shape)}."
             )
         (prediction_grads,) = loss_pull_back(jnp.ones_like(value))
         (grads,) = pull_back(prediction_grads)

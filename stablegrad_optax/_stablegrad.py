@@ -1,7 +1,5 @@
 """The gradient transformation: each layer's gradient divided by its own scale."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,7 +169,7 @@ def _rescale(
     *,
     saturate: bool,
 ) -> jax.Array:
-    """leaf · (1/σ) · ρ in the leaf's dtype, computed in that of the factors.
+    """Leaf · (1/σ) · ρ in the leaf's dtype, computed in that of the factors.
 
     With `saturate`, a finite entry stays finite where the product leaves the leaf's
     dtype; one that is NaN or Inf stays visible.

@@ -5,7 +5,8 @@ With N entries x of a layer, pooled over its weight leaves,
     m = Σ x / N        σ² = Σ |x - m|² / N        rms² = σ² + |m|²
 
 The textbook form fails where squares leave the range of the dtype: in float32 below
-1e-19 and above 1e+19, which vanishing and exploding gradients reach. Two forms are used.
+1e-19 and above 1e+19, which vanishing and exploding gradients reach. Two forms are
+used.
 
 *Centred*: Σ |(x - m) / a|² with a = max |x|, which neither overflows nor underflows,
 whatever the gradient, nor cancels. It has no branch and reads a leaf three times, but
@@ -117,7 +118,7 @@ def _safe_abs(mean: jax.Array) -> jax.Array:
     return lax.select(is_zero, lax.full_like(size, 0), size)
 
 
-# --- Mean and standard deviation -------------------------------------------------------
+# --- Mean and standard deviation ---
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,10 +162,10 @@ def _moments(static: _Static, values: Any) -> list[tuple[jax.Array, jax.Array]]:
 
 @_moments.defjvp
 def _moments_jvp(static, primals, tangents):
-    """dm = Σ dx / N and dσ = Σ Re(conj(x - m) dx) / (N σ), which is zero at σ = 0.
+    """The derivatives dm = Σ dx / N and dσ = Σ Re(conj(x - m) dx) / (N σ).
 
-    Written with (x - m) / σ, it stays in range; differentiating the primal code would
-    not, and would give NaN at zero.
+    Written with (x - m) / σ, and zero at σ = 0, they stay in range; differentiating the
+    primal code would not, and would give NaN at zero.
     """
     (values,), (tangent_values,) = primals, tangents
     layers, dots = _with_axes(static, values), _with_axes(static, tangent_values)
@@ -203,10 +204,7 @@ def _raw_or_centred(layers: Layers, reduce: "_Reduction"):
         del moments
         return [
             _centred(
-                [
-                    Slices(x, leaf.stack_axis)
-                    for x, leaf in zip(xs, layer, strict=True)
-                ],
+                [Slices(x, leaf.stack_axis) for x, leaf in zip(xs, layer, strict=True)],
                 reduce,
             )
             for xs, layer in zip(values, layers, strict=True)
@@ -260,7 +258,7 @@ def _centred(layer: Sequence[Slices], reduce: "_Reduction"):
     return mean * unit.astype(mean.dtype), lax.sqrt(mean_square) * unit
 
 
-# --- Sums over a layer -----------------------------------------------------------------
+# --- Sums over a layer ---
 
 
 class _Reduction:
@@ -333,7 +331,9 @@ def _in_accumulation_dtype(layer: Sequence[Slices]) -> list[Slices]:
         dtype = jnp.complex128 if is_wide else jnp.complex64
     else:
         dtype = jnp.float64 if is_wide else jnp.float32
-    return [Slices(lax.convert_element_type(x.values, dtype), x.stack_axis) for x in layer]
+    return [
+        Slices(lax.convert_element_type(x.values, dtype), x.stack_axis) for x in layer
+    ]
 
 
 def _times(x: jax.Array, factor: float) -> jax.Array:

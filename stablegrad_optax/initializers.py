@@ -71,7 +71,8 @@ def variance_preserving(
       2.00
 
     References:
-      He et al., `Delving Deep into Rectifiers <https://arxiv.org/abs/1502.01852>`_, 2015
+      He et al., `Delving Deep into Rectifiers
+      <https://arxiv.org/abs/1502.01852>`_, 2015
     """
     scale = 1 / _positive(_mean_square(activation, 1.0), "activation")
     return _fan_in(scale, in_axis, out_axis, batch_axis, distribution, dtype)
@@ -170,7 +171,9 @@ def _fixed_point(activation: Activation, bias_variance: float) -> float:
 
 def _positive(moment: float, what: str) -> float:
     if not (np.isfinite(moment) and moment > 0):
-        raise ValueError(f"the mean square of the {what} must be positive, got {moment}.")
+        raise ValueError(
+            f"the mean square of the {what} must be positive, got {moment}."
+        )
     return moment
 
 

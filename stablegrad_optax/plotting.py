@@ -29,9 +29,9 @@ def plot_layer_scales(
     finite are left grey.
 
     Args:
-      history: what :func:`~stablegrad_optax.layer_scales` returned at each step: a sequence of its
-        dicts, or one dict of arrays with a leading axis of steps, as ``jax.lax.scan``
-        stacks them. A stacked layer takes one row for each of its slices.
+      history: what :func:`~stablegrad_optax.layer_scales` returned at each step: a
+        sequence of its dicts, or one dict of arrays with a leading axis of steps, as
+        ``jax.lax.scan`` stacks them. A stacked layer takes one row for each slice.
       steps: the step of each column; default 0, 1, 2, ...
       layers: names of the layers to draw, the input layer first. Default: all of them,
         by name, numbers in numerical order.
@@ -51,7 +51,10 @@ def plot_layer_scales(
     Example:
       >>> import matplotlib
       >>> matplotlib.use("agg")
-      >>> history = [{"in": 1e-3, "hidden": [1e-4, 1e-5]}, {"in": 1., "hidden": [1., 1.]}]
+      >>> history = [
+      ...     {"in": 1e-3, "hidden": [1e-4, 1e-5]},
+      ...     {"in": 1.0, "hidden": [1.0, 1.0]},
+      ... ]
       >>> ax = plot_layer_scales(history, layers=["in", "hidden"])
       >>> print([label.get_text() for label in ax.get_yticklabels()])
       ['in', 'hidden[0]', 'hidden[1]']
@@ -65,17 +68,17 @@ def plot_layer_scales(
         ) from error
 
     labels, rows = _rows(history, layers)
-    steps = np.arange(rows.shape[1]) if steps is None else np.asarray(steps)
-    if steps.shape != (rows.shape[1],):
+    columns = np.arange(rows.shape[1]) if steps is None else np.asarray(steps)
+    if columns.shape != (rows.shape[1],):
         raise ValueError(
             f"steps must have one entry for each of the {rows.shape[1]} steps of the "
-            f"history, got shape {steps.shape}."
+            f"history, got shape {columns.shape}."
         )
     ax = plt.gca() if ax is None else ax
     shown = np.ma.masked_where(~np.isfinite(rows) | (rows <= 0), rows)
     low, high = limits or _limits(shown)
     mesh = ax.pcolormesh(
-        steps,
+        columns,
         np.arange(len(labels)),
         shown,
         norm=colors.LogNorm(low, high),

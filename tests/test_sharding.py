@@ -17,7 +17,9 @@ def gradients(width):
     rng = np.random.default_rng(0)
     return {
         f"Dense_{i}": {
-            "kernel": jnp.asarray(rng.normal(0.2, 10.0**-i, (width, width)), jnp.float32),
+            "kernel": jnp.asarray(
+                rng.normal(0.2, 10.0**-i, (width, width)), jnp.float32
+            ),
             "bias": jnp.asarray(rng.normal(0, 10.0**-i, width), jnp.float32),
         }
         for i in range(3)

@@ -1,5 +1,7 @@
 """The transformation: std(out) = ρ for each layer, and nothing else changed."""
 
+import itertools
+
 import chex
 import hypothesis.extra.numpy as hnp
 import jax
@@ -22,7 +24,7 @@ def mlp(widths=(3, 16, 16, 2), seed=0, dtype=np.float32):
             "kernel": jnp.asarray(rng.normal(0.1, 1, (n, m)) * 10.0 ** (-2 * i), dtype),
             "bias": jnp.asarray(rng.normal(0, 1, m) * 10.0 ** (-2 * i), dtype),
         }
-        for i, (n, m) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        for i, (n, m) in enumerate(itertools.pairwise(widths))
     }
 
 
@@ -71,7 +73,8 @@ class VariantsTest(chex.TestCase):
 
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.product(
-        dtype=(jnp.float16, jnp.bfloat16, jnp.float32), group_by=("layer", "leaf", "tree")
+        dtype=(jnp.float16, jnp.bfloat16, jnp.float32),
+        group_by=("layer", "leaf", "tree"),
     )
     def test_structure_shapes_and_dtypes_are_kept(self, dtype, group_by):
         grads = mlp(dtype=dtype) | {
@@ -139,14 +142,18 @@ def test_stacked_equals_unstacked(axis, group_by, width):
 
 
 def test_stack_axis_by_leaf():
-    grads = mlp((4, 4, 4)) | {"hidden": {"kernel": jnp.ones((5, 4, 4)).at[:, 0].set(3.0)}}
+    grads = mlp((4, 4, 4)) | {
+        "hidden": {"kernel": jnp.ones((5, 4, 4)).at[:, 0].set(3.0)}
+    }
 
     def stack_axis(path, leaf):
         return 0 if path[0].key == "hidden" else None
 
     updates = apply(grads, stack_axis=stack_axis)
     chex.assert_trees_all_equal(updates["Dense_0"], apply(mlp((4, 4, 4)))["Dense_0"])
-    np.testing.assert_allclose(updates["hidden"]["kernel"].std((1, 2)), np.ones(5), 1e-5)
+    np.testing.assert_allclose(
+        updates["hidden"]["kernel"].std((1, 2)), np.ones(5), 1e-5
+    )
 
 
 finite = st.floats(
@@ -155,7 +162,9 @@ finite = st.floats(
 
 
 @given(
-    kernel=hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=3), elements=finite),
+    kernel=hnp.arrays(
+        np.float32, hnp.array_shapes(min_dims=2, max_dims=3), elements=finite
+    ),
     bias=hnp.arrays(np.float32, 3, elements=finite),
     statistic=st.sampled_from(["std", "rms"]),
     reference=st.sampled_from([0.0, 1e-6, 1.0, 1e6]),
@@ -170,7 +179,9 @@ def test_finite_and_bounded_for_all_finite_input(kernel, bias, statistic, refere
         assert largest <= 33.1 * reference * np.sqrt(kernel.size)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.complex64])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.complex64]
+)
 def test_a_bias_beyond_the_dtype_saturates(dtype):
     largest = float(jnp.finfo(dtype).max)
     kernel = jnp.asarray([[1.0, -1.0]], dtype) * jnp.asarray(1e-4, dtype)
@@ -192,7 +203,9 @@ def test_a_zero_gradient_passes_unchanged(bias, shape):
 def test_what_is_not_finite_stays_in_its_layer_and_stays_visible(bad, leaf, width):
     grads = mlp((width, width, width, width))
     broken = jax.tree.map(lambda x: x, grads)
-    broken["Dense_1"][leaf] = broken["Dense_1"][leaf].at[(0,) * (1 + (leaf == "kernel"))].set(bad)
+    broken["Dense_1"][leaf] = (
+        broken["Dense_1"][leaf].at[(0,) * (1 + (leaf == "kernel"))].set(bad)
+    )
     updates = apply(broken)
     expected = apply(grads)
     assert not np.isfinite(updates["Dense_1"][leaf]).all()
@@ -281,7 +294,9 @@ def test_scheduled_options_are_traced():
     for expected in (1.0, 2.0, 3.0):
         updates, state = jax.jit(tx.update)(grads, state)
         assert updates["Dense_1"]["kernel"].dtype == jnp.bfloat16
-        np.testing.assert_allclose(std(updates["Dense_1"]["kernel"]), expected, rtol=1e-2)
+        np.testing.assert_allclose(
+            std(updates["Dense_1"]["kernel"]), expected, rtol=1e-2
+        )
 
 
 def test_python_and_numpy_scalars():
@@ -302,7 +317,10 @@ def test_unknown_extra_arguments_and_no_params():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"group_by": "module"}, "group_by must be one of 'layer', 'leaf', 'tree' or a"),
+        (
+            {"group_by": "module"},
+            "group_by must be one of 'layer', 'leaf', 'tree' or a",
+        ),
         ({"statistic": "max"}, "statistic must be one of 'std', 'rms'"),
         ({"reference": -1.0}, "reference must not be negative, got -1.0"),
         ({"reference": [1.0, 2.0]}, r"reference must be a scalar, got shape \(2,\)"),

@@ -26,7 +26,9 @@ def normal(shape, seed=0, mean=0.0):
 
 
 def scale_of(x, statistic="std", stack_axis=None):
-    measure = jax.jit(lambda x: layer_statistics([[Slices(x, stack_axis)]], statistic)[0])
+    measure = jax.jit(
+        lambda x: layer_statistics([[Slices(x, stack_axis)]], statistic)[0]
+    )
     return np.asarray(measure(jnp.asarray(x)), np.float64)
 
 
@@ -120,7 +122,9 @@ def test_a_layer_pools_its_leaves():
     np.testing.assert_allclose(layer_statistics([layer])[0], pooled.std(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtypes", [(jnp.bfloat16, jnp.float32), (jnp.float32, jnp.complex64)])
+@pytest.mark.parametrize(
+    "dtypes", [(jnp.bfloat16, jnp.float32), (jnp.float32, jnp.complex64)]
+)
 def test_a_layer_pools_dtypes(dtypes):
     values = [jnp.asarray(normal((4, 6), i), dtype) for i, dtype in enumerate(dtypes)]
     pooled = np.concatenate([np.ravel(np.asarray(v).astype(complex)) for v in values])
@@ -147,7 +151,9 @@ LIMIT = float(np.float32(1e36))
 finite = st.floats(-LIMIT, LIMIT, width=32, allow_subnormal=False)
 
 
-@given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=3), elements=finite))
+@given(
+    hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=3), elements=finite)
+)
 def test_bounds_for_any_finite_entries(x):
     """max|x| / σ stays below a constant times sqrt(N), for whatever entries."""
     scale = scale_of(x)

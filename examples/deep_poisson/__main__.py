@@ -18,7 +18,7 @@ from examples.deep_poisson.train import Config, methods, train
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Trains a deep PINN by adam, clipping + adam and StableGrad + adam, and compares."""
+    """Trains a deep PINN by adam, clipping + adam and StableGrad + adam."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     out: Path = Path("demo")

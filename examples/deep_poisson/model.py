@@ -20,7 +20,9 @@ class TanhLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x, _):
-        dense = nn.Dense(self.width, kernel_init=nn.initializers.glorot_normal(), name="dense")
+        dense = nn.Dense(
+            self.width, kernel_init=nn.initializers.glorot_normal(), name="dense"
+        )
         return jnp.tanh(dense(x)), None
 
 
@@ -50,13 +52,17 @@ def stack_axis(path: tuple[Any, ...], leaf: Any) -> int | None:
     return 0 if any(getattr(key, "key", None) == "hidden" for key in path) else None
 
 
-def value_and_laplacian(params: Params, points: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """u and Δu of DeepNetwork in one sweep through the layers.
+def value_and_laplacian(
+    params: Params, points: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """U and Δu of DeepNetwork in one sweep through the layers.
 
     Each layer maps values v, first derivatives d (one for each direction) and the sum s
     of pure second derivatives: a linear layer maps all three alike, and tanh as
 
-        v -> t = tanh v,   d -> t' d,   s -> t' s + t'' Σ d²,   t' = 1 - t², t'' = -2 t t'
+        v -> t = tanh v,   d -> t' d,   s -> t' s + t'' Σ d²
+
+    with t' = 1 - t² and t'' = -2 t t'.
 
     Args:
       params: the variables of DeepNetwork.

@@ -5,6 +5,7 @@ import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import matplotlib.pyplot as plt
@@ -105,8 +106,8 @@ def draw(path: Path, config: Config, results: Mapping[str, Result]) -> None:
         f"A PINN of {config.depth} tanh layers without residual connections, "
         f"{config.steps} steps, learning rate {config.lr:g}"
     )
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.1, 1))
-    axes = upper.subplots(1, 3, width_ratios=(1.1, 1, 1))
+    upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=(1.1, 1)))
+    axes = list(upper.subplots(1, 3, width_ratios=(1.1, 1, 1)))
     _draw_errors(axes[0], results)
     _draw_scales(axes[1:], {"adam": plain, "StableGrad + adam": controlled}, seed)
     panels = {
@@ -147,7 +148,12 @@ def _draw_scales(axes, results: Mapping[str, Result], seed: int) -> None:
         for name, result in results.items()
     }
     everything = np.concatenate(
-        [np.ravel(scale) for h in histories.values() for step in h for scale in step.values()]
+        [
+            np.ravel(scale)
+            for h in histories.values()
+            for step in h
+            for scale in step.values()
+        ]
     )
     seen = everything[np.isfinite(everything) & (everything > 0)]
     limits = (float(np.quantile(seen, 0.01)), float(np.quantile(seen, 0.99)))
@@ -159,7 +165,9 @@ def _draw_scales(axes, results: Mapping[str, Result], seed: int) -> None:
         )
         depth = sum(np.size(scale) for scale in history[0].values())
         ax.set_yticks([0, depth - 1], ["input layer", "output layer"])
-        ax.set_title(f"Gradient scales from backprop\nin training by {name}, seed {seed}")
+        ax.set_title(
+            f"Gradient scales from backprop\nin training by {name}, seed {seed}"
+        )
         if not last:
             continue
         ax.set_yticks([])

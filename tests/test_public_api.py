@@ -1,0 +1,80 @@
+"""`__all__`, the docs' index and the docstrings tell of the same names."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import stablegrad_optax as sg
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+SUBMODULES = {
+    "initializers": ["critical", "variance_preserving"],
+    "plotting": ["plot_layer_scales"],
+}
+FUNCTIONS = sorted(name for name in sg.__all__ if inspect.isfunction(getattr(sg, name)))
+QUALIFIED = FUNCTIONS + [
+    f"{m}.{name}" for m, names in SUBMODULES.items() for name in names
+]
+
+
+def resolve(name):
+    *module, attribute = name.split(".")
+    return getattr(
+        importlib.import_module(".".join(["stablegrad_optax", *module])), attribute
+    )
+
+
+def test_all_is_what_the_contract_names():
+    assert set(sg.__all__) == {*FUNCTIONS, *SUBMODULES, "StableGradState"}
+    assert FUNCTIONS == [
+        "layer_scales",
+        "reference_scale",
+        "stablegrad",
+        "tabulate",
+        "value_and_grad_with_reference",
+    ]
+
+
+@pytest.mark.parametrize("module", SUBMODULES)
+def test_public_names_of_submodules(module):
+    functions = [
+        name
+        for name, value in vars(getattr(sg, module)).items()
+        if inspect.isfunction(value)
+        and value.__module__ == f"stablegrad_optax.{module}"
+        and not name.startswith("_")
+    ]
+    assert sorted(functions) == SUBMODULES[module]
+
+
+@pytest.mark.parametrize("page", ["index.md", "api.md"])
+def test_pages_name_every_public_name_and_no_other(page):
+    text = (DOCS / page).read_text()
+    if page == "index.md":
+        named = re.findall(r"\{py:\w+\}`[^`]*?~?stablegrad_optax\.([\w.]+)>?`", text)
+    else:
+        named = re.findall(r"auto\w*function:: stablegrad_optax\.([\w.]+)", text)
+        named += re.findall(r"py:data:: stablegrad_optax\.([\w.]+)", text)
+    assert set(named) == {*QUALIFIED, "StableGradState"}
+
+
+@pytest.mark.parametrize("name", QUALIFIED)
+def test_docstrings_are_complete(name):
+    function = resolve(name)
+    doc = inspect.getdoc(function)
+    for section in ("Args:", "Returns:", "Raises:", "Example:"):
+        assert section in doc, section
+    assert ">>> " in doc
+    arguments = doc.split("Args:")[1].split("Returns:")[0]
+    for parameter in inspect.signature(function).parameters:
+        assert re.search(rf"\b{parameter}\b", arguments), parameter
+
+
+def test_state_is_optax_s_empty_state():
+    import optax
+
+    assert sg.StableGradState is optax.EmptyState
