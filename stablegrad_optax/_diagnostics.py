@@ -145,7 +145,7 @@ def _describe(layer: _groups.Layer) -> list[_Row]:
 
 
 def _fold(layers: Iterable[_groups.Layer]) -> list[list[_groups.Layer]]:
-    """Runs of layers that are alike but for one number, which counts up.
+    """Runs of layers that are alike but for one number, which counts up in equal steps.
 
     Flax dicts come as Dense_0, Dense_1, Dense_10, Dense_11, ..., so the layers that are
     alike are brought together and into their natural order first.
@@ -163,18 +163,21 @@ def _fold(layers: Iterable[_groups.Layer]) -> list[list[_groups.Layer]]:
         similar.sort(key=lambda layer: natural_order(layer.name))
         runs.append(similar[:1])
         for previous, layer in itertools.pairwise(similar):
-            if _counts_up(previous.name, layer.name):
-                runs[-1].append(layer)
+            run, step = runs[-1], _step(previous.name, layer.name)
+            goes_on = len(run) == 1 or step == _step(run[0].name, run[1].name)
+            if step is not None and goes_on:
+                run.append(layer)
             else:
                 runs.append([layer])
     return runs
 
 
-def _counts_up(name: str, following: str) -> bool:
-    """Whether one number in the name is one more in the following, all else equal."""
+def _step(name: str, following: str) -> int | None:
+    """By how much one number in the name goes up; None if others change as well."""
     numbers = zip(re.findall(r"\d+", name), re.findall(r"\d+", following), strict=True)
     changes = [int(after) - int(before) for before, after in numbers]
-    return [change for change in changes if change] == [1]
+    changes = [change for change in changes if change]
+    return changes[0] if len(changes) == 1 else None
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
@@ -184,9 +187,13 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
 
 
 def _run_name(run: Sequence[_groups.Layer]) -> str:
+    """Such as "Dense_1 ... Dense_9 (9)", or "0, 2 ... 62 (32)" in steps of two."""
     if len(run) == 1:
         return run[0].name
-    return f"{run[0].name} ... {run[-1].name} ({len(run)})"
+    first, second, last = run[0].name, run[1].name, run[-1].name
+    if _step(first, second) != 1:
+        first = f"{first}, {second}"
+    return f"{first} ... {last} ({len(run)})"
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,6 +10,7 @@ Everything here happens while tracing and looks at key paths and shapes only.
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, cast
 
@@ -35,6 +36,7 @@ class Leaf:
 
     index: int  # position among the flattened leaves
     path: KeyPath
+    unboxed: KeyPath  # the path without the key by which a flax box holds its array
     shape: tuple[int, ...]
     dtype: Any
     stack_axis: int | None  # not negative
@@ -92,16 +94,21 @@ def find_layers(
         # that is not stacked cannot share a gain with one slice among many.
         stacked = leaf.stack_axis is not None and group_by != "tree"
         groups[key, stacked].append(leaf)
-    names: collections.Counter[str] = collections.Counter()
-    layers = []
+    layers: list[Layer] = []
+    taken: set[str] = set()
     for (key, stacked), members in groups.items():
         name = str(key) if callable(group_by) else path_name(cast(KeyPath, key))
-        names[name] += 1
-        if names[name] > 1:
-            name = f"{name} ({names[name]})"
         length = _common_length(name, members) if stacked else None
+        name = _unused(name, taken)
+        taken.add(name)
         layers.append(Layer(name, tuple(members), length))
     return layers
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """The name, or "name (2)", "name (3)", ... where it is taken."""
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    return next(n for n in itertools.chain([name], numbered) if n not in taken)
 
 
 def path_name(path: Sequence[Any]) -> str:
@@ -114,7 +121,8 @@ def _describe_leaves(
 ) -> list[Leaf]:
     leaves = []
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    for index, (path, value) in enumerate(flat):
+    modules = _unbox(tree, [path for path, _ in flat])
+    for index, ((path, value), unboxed) in enumerate(zip(flat, modules, strict=True)):
         dtype = _dtype(value)
         if not jnp.issubdtype(dtype, np.inexact):
             continue
@@ -129,7 +137,7 @@ def _describe_leaves(
             weight = bool(is_weight(path, value))
         # A slice without entries has no scale.
         weight = weight and 0 not in shape
-        leaves.append(Leaf(index, path, shape, dtype, axis, weight))
+        leaves.append(Leaf(index, path, unboxed, shape, dtype, axis, weight))
     return leaves
 
 
@@ -165,7 +173,7 @@ def _group_keys(leaves: Sequence[Leaf], group_by: GroupBy) -> list[Hashable]:
     if group_by == "tree":
         return [() for _ in leaves]
     if group_by == "leaf":
-        return list(_unbox([leaf.path for leaf in leaves]))
+        return [leaf.unboxed for leaf in leaves]
     return _module_keys(leaves)
 
 
@@ -183,7 +191,7 @@ def _call_group_by(group_by: Callable[[KeyPath], Hashable], leaf: Leaf) -> Hasha
 
 def _module_keys(leaves: Sequence[Leaf]) -> list[Hashable]:
     """For each leaf the enclosing module, or the weight it goes with in a sequence."""
-    split = [_split_path(path) for path in _unbox([leaf.path for leaf in leaves])]
+    split = [_split_path(leaf.unboxed) for leaf in leaves]
     keys: list[Hashable] = [module for module, _ in split]
     in_sequence: dict[tuple[Any, ...], list[int]] = collections.defaultdict(list)
     for position, (module, key) in enumerate(split):
@@ -230,11 +238,11 @@ def _sequence_owners(is_weight: Sequence[bool]) -> list[int] | None:
     return owners
 
 
-def _unbox(paths: Sequence[KeyPath]) -> list[KeyPath]:
+def _unbox(tree: Any, paths: Sequence[KeyPath]) -> list[KeyPath]:
     """Drops the key by which a flax Variable holds its array: it is not a module.
 
-    A box holds one leaf; an attribute called `value` beside others (attention's query,
-    key and value) is a leaf like any other.
+    An attribute called `value` beside others (attention's query, key and value), or in
+    a class that is not flax's, is a leaf like any other.
     """
     siblings = collections.Counter(path[:-1] for path in paths if path)
 
@@ -244,9 +252,28 @@ def _unbox(paths: Sequence[KeyPath]) -> list[KeyPath]:
             and isinstance(path[-1], GetAttrKey)
             and path[-1].name in _BOX_ATTRIBUTES
             and siblings[path[:-1]] == 1
+            and _is_flax(_node_at(tree, path[:-1]))
         )
 
     return [path[:-1] if is_boxed(path) else path for path in paths]
+
+
+def _is_flax(node: Any) -> bool:
+    # By name, since the library does not depend on flax; by base, for users' Variables.
+    return any(base.__module__.split(".")[0] == "flax" for base in type(node).__mro__)
+
+
+def _node_at(tree: Any, path: KeyPath) -> Any:
+    """The node to which a key path leads; None if it cannot be followed."""
+    for key in path:
+        try:
+            if isinstance(key, GetAttrKey):
+                tree = getattr(tree, key.name)
+            else:
+                tree = tree[key.key if isinstance(key, DictKey) else key.idx]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            return None
+    return tree
 
 
 def _split_path(path: KeyPath) -> tuple[tuple[Any, ...], Any]:
@@ -257,9 +284,11 @@ def _split_path(path: KeyPath) -> tuple[tuple[Any, ...], Any]:
     if isinstance(last, DictKey):
         if isinstance(last.key, str) and "/" in last.key:
             *prefix, _ = last.key.split("/")
-            return (*module, *map(DictKey, prefix)), last
+            # Bare strings, unlike the keys of nested dicts: {"a": {"b": ...}} beside
+            # {"a/b/kernel": ...} is another module.
+            return (*module, *prefix), last
         if isinstance(last.key, tuple) and last.key:  # flax.traverse_util.flatten_dict
-            return (*module, *map(DictKey, last.key[:-1])), DictKey(last.key[-1])
+            return (*module, *last.key[:-1]), DictKey(last.key[-1])
     return tuple(module), last
 
 

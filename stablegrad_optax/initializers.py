@@ -13,6 +13,7 @@ do.
 
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -46,8 +47,10 @@ def variance_preserving(
 
     .. math:: \sigma_w^2 = 1 / E[\varphi(z)^2], \qquad z \sim N(0, 1)
 
-    For ReLU this is He initialisation (2), for the identity LeCun's (1). For PINNs
-    prefer :func:`critical`: with tanh, derivatives grow with depth under this gain.
+    For ReLU this is He initialisation (2), for the identity LeCun's (1). The moment is
+    kept at one exactly; for activations such as GELU and SiLU small deviations from it
+    grow over many layers. For PINNs prefer :func:`critical`: with tanh, derivatives
+    grow with depth under this gain.
 
     Args:
       activation: an elementwise JAX function.
@@ -151,8 +154,11 @@ def _fixed_point(activation: Activation, bias_variance: float) -> float:
     """The smallest q with q = E[φ(√q z)²] / E[φ'(√q z)²] + bias_variance."""
 
     def excess(variance: float) -> float:
-        slope = _positive(_mean_square_slope(activation, variance), "slope")
-        return _mean_square(activation, variance) / slope + bias_variance - variance
+        slope = _mean_square_slope(activation, variance)
+        square = _mean_square(activation, variance)
+        if not (slope > 0 and np.isfinite(square / slope)):
+            return np.inf  # saturated or overflown: no weights would do there
+        return square / slope + bias_variance - variance
 
     at_zero = _mean_square(activation, 0.0)
     if bias_variance == 0 and at_zero == 0:
@@ -189,15 +195,23 @@ def _mean_square_slope(activation: Activation, variance: float) -> float:
 
 def _gaussian_mean_square(function: Activation, variance: float) -> float:
     nodes, weights = _quadrature()
-    # Concrete numbers, also where a module builds its initialiser while being traced.
-    with jax.ensure_compile_time_eval():
-        values = np.asarray(function(jnp.asarray(np.sqrt(variance) * nodes)))
+    values = _concrete(lambda: function(jnp.asarray(np.sqrt(variance) * nodes)))
     if values.shape != nodes.shape:
         raise ValueError(
             f"the activation must be elementwise; it maps shape {nodes.shape} to "
             f"{values.shape}."
         )
-    return float(np.sum(weights * values.astype(np.float64) ** 2))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.sum(weights * values.astype(np.float64) ** 2))
+
+
+def _concrete(compute: Callable[[], jax.Array]) -> np.ndarray:
+    """The numbers, also where a module builds its initialiser while being traced.
+
+    Tracing is local to a thread. jax.ensure_compile_time_eval is not enough under vmap.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: np.asarray(compute())).result()
 
 
 @functools.cache

@@ -78,12 +78,11 @@ def plot_layer_scales(
     shown = np.ma.masked_where(~np.isfinite(rows) | (rows <= 0), rows)
     low, high = limits or _limits(shown)
     mesh = ax.pcolormesh(
-        columns,
-        np.arange(len(labels)),
+        _edges(columns),
+        _edges(np.arange(len(labels))),
         shown,
         norm=colors.LogNorm(low, high),
         cmap="viridis",
-        shading="nearest",
         rasterized=True,
     )
     ax.set_facecolor("lightgrey")
@@ -102,10 +101,10 @@ def _rows(
     """A label for each row, and the rows of scales: (layers and slices, steps)."""
     if not isinstance(history, Mapping):
         history = _stack(history)
-    if not history:
-        raise ValueError("history is empty.")
     if layers is None:
         layers = sorted(history, key=_diagnostics.natural_order)
+    if not layers or not history:
+        raise ValueError("history is empty, or there are no layers to draw.")
     missing = [name for name in layers if name not in history]
     if missing:
         raise ValueError(f"layers not in the history: {', '.join(missing)}.")
@@ -113,6 +112,11 @@ def _rows(
     rows: list[np.ndarray] = []
     for name in layers:
         scales = np.asarray(history[name], dtype=np.float64)
+        if scales.ndim not in (1, 2) or not scales.size:
+            raise ValueError(
+                f"the history of layer {name!r} must have shape (steps,) or (steps, "
+                f"slices) and not be empty, got shape {scales.shape}."
+            )
         if scales.ndim == 1:
             labels.append(name)
             rows.append(scales)
@@ -125,7 +129,19 @@ def _rows(
 def _stack(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     if not history:
         return {}
+    for number, step in enumerate(history):
+        if step.keys() != history[0].keys():
+            raise ValueError(f"step {number} of the history has other layers than 0.")
     return {name: np.stack([step[name] for step in history]) for name in history[0]}
+
+
+def _edges(centres: np.ndarray) -> np.ndarray:
+    """The borders of cells around their centres, of width one if there is but one."""
+    if len(centres) == 1:
+        return centres[0] + np.array([-0.5, 0.5])
+    between = (centres[:-1] + centres[1:]) / 2
+    first, last = 2 * centres[0] - between[0], 2 * centres[-1] - between[-1]
+    return np.concatenate([[first], between, [last]])
 
 
 def _limits(shown: np.ma.MaskedArray) -> tuple[float, float]:

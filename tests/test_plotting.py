@@ -159,7 +159,6 @@ def test_columns_are_centred_on_their_steps():
     np.testing.assert_allclose(edges, [-50, 50, 150, 250, 350])
 
 
-@pytest.mark.xfail(strict=True, reason="a mesh of one column or row has no area")
 @pytest.mark.parametrize(
     "history",
     [{"a": np.ones(1), "b": np.ones(1)}, {"a": np.array([1.0, 2.0])}],

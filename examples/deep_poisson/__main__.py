@@ -5,12 +5,14 @@ python -m examples.deep_poisson [--depth 64] [--steps 2000] [--out demo] ...
 
 import dataclasses
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
 import matplotlib
 import tyro
 from rich.console import Console
+from rich.progress import Progress
 
 from examples.deep_poisson import report
 from examples.deep_poisson.train import Config, methods, train
@@ -28,21 +30,29 @@ class Options:
 def main(config: Config, out: Path) -> None:
     matplotlib.use("agg")
     console = Console()
-    results = {}
-    with report.progress_bar() as bar:
-        for name, optimizer in methods(config).items():
-            task = bar.add_task(name, total=config.steps, errors="compiling")
-
-            def show(progress, task=task):
-                errors = report.format_errors(progress.errors)
-                bar.update(task, completed=progress.step, errors=f"error {errors}")
-
-            results[name] = train(optimizer, config, show)
+    with report.progress_bar() as bar, ThreadPoolExecutor() as pool:
+        # Side by side: a program of small steps does not fill two cores, and all
+        # methods find the same conditions.
+        runs = {
+            name: pool.submit(train, optimizer, config, _show_on(bar, name, config))
+            for name, optimizer in methods(config).items()
+        }
+        results = {name: run.result() for name, run in runs.items()}
     console.print(report.table(config, results))
     figure, numbers = out / "deep_poisson.png", out / "deep_poisson.json"
     report.draw(figure, config, results)
     report.write_json(numbers, config, results)
     console.print(f"Figure: {figure}    Numbers: {numbers}")
+
+
+def _show_on(bar: Progress, name: str, config: Config):
+    task = bar.add_task(name, total=config.steps, errors="compiling")
+
+    def show(progress):
+        errors = report.format_errors(progress.errors)
+        bar.update(task, completed=progress.step, errors=f"error {errors}")
+
+    return show
 
 
 if __name__ == "__main__":

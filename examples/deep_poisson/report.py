@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from matplotlib import colors
+from rich import box
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -49,21 +50,22 @@ def format_errors(errors: np.ndarray) -> str:
 def table(config: Config, results: Mapping[str, Result]) -> Table:
     rendered = Table(
         title=f"Poisson 2-D, {config.depth} tanh layers of width {config.width}, "
-        f"{config.steps} steps at learning rate {config.lr:g}"
+        f"{config.steps} steps at learning rate {config.lr:g}",
+        box=box.SIMPLE_HEAD,
     )
     rendered.caption = "relative L2 error against the exact solution; u = 0 has error 1"
     rendered.add_column("method", no_wrap=True)
     for seed in range(config.seeds):
-        rendered.add_column(f"seed {seed}", justify="right")
+        rendered.add_column(f"seed {seed}", justify="right", no_wrap=True)
     for column in ("median", f"< {TRAINED}", "steps/s", "compile"):
-        rendered.add_column(column, justify="right")
+        rendered.add_column(column, justify="right", no_wrap=True)
     for name, result in results.items():
         errors = result.errors
         rendered.add_row(
             name,
             *(f"{error:.3f}" for error in errors),
             f"{np.median(errors):.3f}",
-            f"{np.sum(errors < TRAINED)} of {config.seeds}",
+            f"{np.sum(errors < TRAINED)}/{config.seeds}",
             f"{result.steps_per_second:.1f}",
             f"{result.compile_seconds:.1f} s",
         )
