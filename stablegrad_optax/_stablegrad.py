@@ -141,30 +141,33 @@ def stablegrad(
 
 def _gain(
     scale: jax.Array, reference: ArrayLike, max_gain: ArrayLike | None
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, ...]:
     """The gain in two factors, 1/σ and ρ, since their product may leave the range.
 
     An upper bound on ρ/σ is a lower bound on σ.
     """
-    rho = _as_dtype_of(scale, reference)
     is_zero = scale == 0
     if max_gain is not None:
-        scale = lax.max(scale, rho / _as_dtype_of(scale, max_gain))
+        bound = _like(scale, reference) / _like(scale, max_gain)
+        scale = lax.max(scale, bound)
     one = lax.full_like(scale, 1)
-    scale, rho = lax.select(is_zero, one, scale), lax.select(is_zero, one, rho)
+    scale = lax.select(is_zero, one, scale)
     # The derivative of 1/σ is -1/σ², which leaves the range; that of 1/r at r = σ/u = 1
     # does not.
     per_unit = one / lax.stop_gradient(scale)
-    return per_unit / (scale * per_unit), rho
+    inverse = per_unit / (scale * per_unit)
+    if _is_concrete(reference) and np.asarray(reference) == 1:
+        return (inverse,)  # two operations less to compile for each leaf
+    return inverse, lax.select(is_zero, one, _like(scale, reference))
 
 
-def _as_dtype_of(scale: jax.Array, scalar: ArrayLike) -> jax.Array:
-    return lax.broadcast(jnp.asarray(scalar).astype(scale.dtype), scale.shape)
+def _like(scale: jax.Array, scalar: ArrayLike) -> jax.Array:
+    return lax.broadcast(jnp.asarray(scalar, scale.dtype), scale.shape)
 
 
 def _rescale(
     leaf: jax.Array,
-    factors: tuple[jax.Array, jax.Array],
+    factors: tuple[jax.Array, ...],
     stack_axis: int | None,
     *,
     saturate: bool,
@@ -172,7 +175,7 @@ def _rescale(
     """Leaf · (1/σ) · ρ in the leaf's dtype, computed in that of the factors.
 
     With `saturate`, a finite entry stays finite where the product leaves the leaf's
-    dtype; one that is NaN or Inf stays visible.
+    dtype; a NaN or Inf becomes NaN.
     """
     if jnp.iscomplexobj(leaf):
         parts = (lax.real(leaf), lax.imag(leaf))
@@ -185,9 +188,10 @@ def _rescale(
     for factor in factors:
         scaled = scaled * lax.broadcast_in_dim(factor, leaf.shape, axes)
     if saturate:
-        limit = scaled.dtype.type(jnp.finfo(leaf.dtype).max)
-        clamped = lax.clamp(-limit, scaled, limit)
-        scaled = lax.select(lax.is_finite(wide), clamped, scaled)
+        limit = scaled.dtype.type(float(jnp.finfo(leaf.dtype).max))
+        # The product with zero keeps what is not finite visible, for less code to
+        # compile than a select: it is in every bias.
+        scaled = lax.clamp(-limit, scaled, limit) + wide * wide.dtype.type(0)
     return lax.convert_element_type(scaled, leaf.dtype)
 
 

@@ -76,66 +76,24 @@ def layer_statistics(
     is not finite, zero where all entries are zero.
     """
     check_statistic(statistic)
+    if axis_name is not None and not isinstance(axis_name, str):
+        axis_name = tuple(axis_name)
     layers = [_in_accumulation_dtype(layer) for layer in layers]
-    axes = [[leaf.stack_axis for leaf in layer] for layer in layers]
+    stack_axes = tuple(tuple(leaf.stack_axis for leaf in layer) for layer in layers)
     values = [[leaf.values for leaf in layer] for layer in layers]
-    moments = _moments(_static(axes, axis_name), values)
-    of_layer = _std_or_rms if statistic == "std" else _rms
-    shards = 1 if axis_name is None else _axis_size(axis_name)
-    return [
-        of_layer(mean, std, shards * _count(layer))
-        for (mean, std), layer in zip(moments, layers, strict=True)
-    ]
-
-
-def _std_or_rms(mean: jax.Array, std: jax.Array, count: int) -> jax.Array:
-    """The std; where that is but rounding noise beside the mean, the rms, |mean|."""
-    size = _safe_abs(mean)
-    degenerate = std <= _times(size, 1 / (_DEGENERATE * math.sqrt(count)))
-    return lax.select(degenerate, size, std)
-
-
-def _rms(mean: jax.Array, std: jax.Array, count: int) -> jax.Array:
-    """sqrt(std² + |mean|²), squaring nothing larger than one."""
-    del count
-    size = _safe_abs(mean)
-    # The unit cancels, and so it does in the derivative.
-    unit = lax.stop_gradient(lax.max(size, std))
-    unit = lax.select(unit == 0, lax.full_like(unit, 1), unit)
-    square = _square(size / unit) + _square(std / unit)
-    is_zero = square == 0
-    root = lax.sqrt(lax.select(is_zero, lax.full_like(square, 1), square))
-    return lax.select(is_zero, lax.full_like(root, 0), root) * unit
-
-
-def _safe_abs(mean: jax.Array) -> jax.Array:
-    """|mean| with gradient zero at a complex zero, where that of lax.abs is NaN."""
-    if not jnp.iscomplexobj(mean):
-        return lax.abs(mean)
-    is_zero = mean == 0
-    safe = lax.select(is_zero, lax.full_like(mean, 1), mean)
-    size = lax.abs(safe)
-    return lax.select(is_zero, lax.full_like(size, 0), size)
-
-
-# --- Mean and standard deviation ---
+    return _scales(_Static(statistic, stack_axes, axis_name), values)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Static:
-    """What the moments need to know beside the arrays; hashable for custom_jvp."""
+    """What the scales need to know beside the arrays; hashable for custom_jvp."""
 
+    statistic: str
     stack_axes: tuple[tuple[int | None, ...], ...]
     axis_name: AxisName | None
 
 
-def _static(axes: Sequence[Sequence[int | None]], axis_name: AxisName | None):
-    if axis_name is not None and not isinstance(axis_name, str):
-        axis_name = tuple(axis_name)
-    return _Static(tuple(map(tuple, axes)), axis_name)
-
-
-def _with_axes(static: _Static, values: Any) -> list[list[Slices]]:
+def _layers(static: _Static, values: Any) -> list[list[Slices]]:
     return [
         [Slices(x, axis) for x, axis in zip(layer, axes, strict=True)]
         for layer, axes in zip(values, static.stack_axes, strict=True)
@@ -143,119 +101,147 @@ def _with_axes(static: _Static, values: Any) -> list[list[Slices]]:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _moments(static: _Static, values: Any) -> list[tuple[jax.Array, jax.Array]]:
-    """Mean and standard deviation of each layer, in its accumulation dtype."""
-    layers = _with_axes(static, values)
+def _scales(static: _Static, values: Any) -> list[jax.Array]:
     reduce = _Reduction(static.axis_name)
-    moments: dict[int, Any] = {}
+    robust = {"std": _robust_std, "rms": _robust_rms}[static.statistic]
+    raw = {"std": _raw_std, "rms": _raw_rms}[static.statistic]
+
+    layers = _layers(static, values)
+    scales: dict[int, jax.Array] = {}
     large = []
     for i, layer in enumerate(layers):
-        if _in_memory(layer) > _SMALL_LAYER:
+        if _size(layer) > _SMALL_LAYER:
             large.append(i)
         else:
-            moments[i] = _centred(layer, reduce)
+            scales[i] = robust(layer, reduce)
     if large:
-        of_large = _raw_or_centred([layers[i] for i in large], reduce)
-        moments.update(zip(large, of_large, strict=True))
-    return [moments[i] for i in range(len(layers))]
+        raws, accurate = zip(*(raw(layers[i], reduce) for i in large), strict=True)
+        # One condition for all: on a GPU each costs a round trip to the host.
+        of_large = lax.cond(
+            functools.reduce(lax.bitwise_and, accurate),
+            lambda: list(raws),
+            lambda: [robust(layers[i], reduce) for i in large],
+        )
+        scales.update(zip(large, of_large, strict=True))
+    return [scales[i] for i in range(len(layers))]
 
 
-@_moments.defjvp
-def _moments_jvp(static, primals, tangents):
-    """The derivatives dm = Σ dx / N and dσ = Σ Re(conj(x - m) dx) / (N σ).
+@_scales.defjvp
+def _scales_jvp(static, primals, tangents):
+    """The derivative dσ = Σ Re(conj(x - c) dx) / (N σ).
 
-    Written with (x - m) / σ, and zero at σ = 0, they stay in range; differentiating the
+    c is the mean for the std, and zero for the rms. Written with (x - c) / σ, and zero at σ = 0, it stays in range; differentiating the
     primal code would not, and would give NaN at zero.
     """
     (values,), (tangent_values,) = primals, tangents
-    layers, dots = _with_axes(static, values), _with_axes(static, tangent_values)
     reduce = _Reduction(static.axis_name)
-    moments = _moments(static, values)
-    tangents_out = []
-    for layer, layer_dot, (mean, std) in zip(layers, dots, moments, strict=True):
-        one = lax.full_like(std, 1)
-        inverse = lax.select(std > 0, one / lax.select(std > 0, std, one), std * 0)
-        share = 1 / (reduce.shards * _count(layer))
-        mean_dot = reduce(layer_dot, lambda x: _times(x.values, share))
-        std_dot = reduce(
-            [
-                Slices(_real(_scores(x, mean, inverse) * dx.values), x.stack_axis)
-                for x, dx in zip(layer, layer_dot, strict=True)
-            ],
-            lambda x: _times(x.values, share),
+    scales = _scales(static, values)
+    scale_dots = []
+    for layer, layer_dot, scale in zip(
+        _layers(static, values), _layers(static, tangent_values), scales, strict=True
+    ):
+        mean, std = _moments(layer, reduce)
+        if static.statistic == "rms":
+            centre = lax.full_like(mean, 0)
+        else:
+            is_rms = _is_degenerate(mean, std, reduce.count(layer))
+            centre = lax.select(is_rms, lax.full_like(mean, 0), mean)
+        one = lax.full_like(scale, 1)
+        inverse = lax.select(
+            scale > 0, one / lax.select(scale > 0, scale, one), 0 * one
         )
-        tangents_out.append((mean_dot, std_dot))
-    return moments, tangents_out
+        terms = [
+            Slices(_real(_scores(x, centre, inverse) * dx.values), x.stack_axis)
+            for x, dx in zip(layer, layer_dot, strict=True)
+        ]
+        share = 1 / reduce.count(layer)
+        scale_dots.append(reduce(terms, lambda x, share=share: _times(x.values, share)))
+    return scales, scale_dots
 
 
-def _scores(leaf: Slices, mean: jax.Array, inverse: jax.Array) -> jax.Array:
-    """conj(x - mean) / σ."""
-    deviation = leaf.values - _along(mean, leaf)
+def _scores(leaf: Slices, centre: jax.Array, inverse: jax.Array) -> jax.Array:
+    """conj(x - centre) / σ."""
+    deviation = leaf.values - _along(centre, leaf)
     if jnp.iscomplexobj(deviation):
         deviation = lax.conj(deviation)
     return deviation * _along(inverse, leaf).astype(deviation.dtype)
 
 
-def _raw_or_centred(layers: Layers, reduce: "_Reduction"):
-    raw = [_raw(layer, reduce) for layer in layers]
-    accurate = functools.reduce(lax.bitwise_and, [ok for *_, ok in raw])
-
-    def centred(values, moments):
-        del moments
-        return [
-            _centred(
-                [Slices(x, leaf.stack_axis) for x, leaf in zip(xs, layer, strict=True)],
-                reduce,
-            )
-            for xs, layer in zip(values, layers, strict=True)
-        ]
-
-    return lax.cond(
-        accurate,
-        lambda values, moments: moments,
-        centred,
-        [[leaf.values for leaf in layer] for layer in layers],
-        [(mean, std) for mean, std, _ in raw],
-    )
+# --- One read, and whether it was enough ---
 
 
-def _raw(layer: Sequence[Slices], reduce: "_Reduction"):
-    """Mean and std from one read of the layer, and whether they are accurate."""
+def _raw_std(layer: Sequence[Slices], reduce: "_Reduction"):
     share = 1 / reduce.count(layer)
-    # Nothing but the entries and their squares inside the sums: XLA's CPU backend has
-    # kernels for these two, several times as fast as those that it compiles.
     mean = _times(reduce(layer, lambda x: x.values), share)
-    mean_square = _times(reduce(layer, lambda x: _square(x.values)), share)
+    mean_square = _raw_mean_square(layer, reduce)
     variance = mean_square - _square(mean)
-    info = np.finfo(mean_square.dtype)
+    is_conditioned = variance > _times(mean_square, _CONDITIONED)
+    scale = lax.sqrt(lax.max(variance, lax.full_like(variance, 0)))
+    return scale, _all(_in_range(mean_square) & is_conditioned)
+
+
+def _raw_rms(layer: Sequence[Slices], reduce: "_Reduction"):
+    mean_square = _raw_mean_square(layer, reduce)
+    return lax.sqrt(mean_square), _all(_in_range(mean_square))
+
+
+def _raw_mean_square(layer: Sequence[Slices], reduce: "_Reduction") -> jax.Array:
+    # Nothing but the squares of the entries inside the sum: XLA's CPU backend has a
+    # kernel for it, several times as fast as those that it compiles.
+    return _times(reduce(layer, lambda x: _square(x.values)), 1 / reduce.count(layer))
+
+
+def _in_range(mean_square: jax.Array) -> jax.Array:
     # Squares below the smallest normal number are lost; they do not matter while the
-    # mean square is far above it. An overflow anywhere makes the comparison false.
-    in_range = (mean_square > info.tiny / info.eps) & (mean_square < info.max)
-    accurate = in_range & (variance > _times(mean_square, _CONDITIONED))
-    if accurate.ndim:
-        accurate = jnp.all(accurate)
-    return mean, lax.sqrt(lax.max(variance, lax.full_like(variance, 0))), accurate
+    # mean square is far above it. An overflow or a NaN makes the comparison false.
+    info = np.finfo(mean_square.dtype)
+    return (mean_square > info.tiny / info.eps) & (mean_square < info.max)
 
 
-def _centred(layer: Sequence[Slices], reduce: "_Reduction"):
-    """Mean and std without a branch, right over the whole range.
+def _all(condition: jax.Array) -> jax.Array:
+    return jnp.all(condition) if condition.ndim else condition
 
-    In units of the largest magnitude no entry exceeds one, and none that matters is
-    small.
-    """
+
+# --- Right over the whole range ---
+
+
+def _robust_std(layer: Sequence[Slices], reduce: "_Reduction") -> jax.Array:
+    """The std; where that is but rounding noise beside the mean, the rms, |mean|."""
+    mean, std = _moments(layer, reduce)
+    is_rms = _is_degenerate(mean, std, reduce.count(layer))
+    return lax.select(is_rms, lax.abs(mean), std)
+
+
+def _robust_rms(layer: Sequence[Slices], reduce: "_Reduction") -> jax.Array:
+    unit = _unit(layer, reduce)
+    mean_square = reduce(layer, lambda x: _square(_in_units(x, unit)))
+    return lax.sqrt(_times(mean_square, 1 / reduce.count(layer))) * unit
+
+
+def _is_degenerate(mean: jax.Array, std: jax.Array, count: int) -> jax.Array:
+    return std <= _times(lax.abs(mean), 1 / (_DEGENERATE * math.sqrt(count)))
+
+
+def _moments(layer: Sequence[Slices], reduce: "_Reduction"):
+    """Mean and std, centred before squaring, in units of the largest magnitude."""
     share = 1 / reduce.count(layer)
-    unit = reduce.max(layer, _magnitude)
-    unit = lax.select(unit == 0, lax.full_like(unit, 1), unit)
-
-    def in_units(leaf: Slices) -> jax.Array:
-        # Dividing by a scalar in the loop saves compiling a kernel for its inverse.
-        return leaf.values / _along(unit, leaf).astype(leaf.values.dtype)
-
-    mean = _times(reduce(layer, in_units), share)
+    unit = _unit(layer, reduce)
+    mean = _times(reduce(layer, lambda x: _in_units(x, unit)), share)
     mean_square = _times(
-        reduce(layer, lambda x: _square(in_units(x) - _along(mean, x))), share
+        reduce(layer, lambda x: _square(_in_units(x, unit) - _along(mean, x))), share
     )
     return mean * unit.astype(mean.dtype), lax.sqrt(mean_square) * unit
+
+
+def _unit(layer: Sequence[Slices], reduce: "_Reduction") -> jax.Array:
+    """The largest magnitude, a unit in which squares stay in range."""
+    unit = lax.stop_gradient(reduce.max(layer, _magnitude))
+    return lax.select(unit == 0, lax.full_like(unit, 1), unit)
+
+
+def _in_units(leaf: Slices, unit: jax.Array) -> jax.Array:
+    # Dividing by a scalar in the loop saves compiling a kernel for its inverse.
+    return leaf.values / _along(unit, leaf).astype(leaf.values.dtype)
 
 
 # --- Sums over a layer ---
@@ -349,7 +335,7 @@ def _count(layer: Sequence[Slices]) -> int:
     )
 
 
-def _in_memory(layer: Sequence[Slices]) -> int:
+def _size(layer: Sequence[Slices]) -> int:
     return sum(leaf.values.size for leaf in layer)
 
 
