@@ -130,8 +130,9 @@ def _scales(static: _Static, values: Any) -> list[jax.Array]:
 def _scales_jvp(static, primals, tangents):
     """The derivative dσ = Σ Re(conj(x - c) dx) / (N σ).
 
-    c is the mean for the std, and zero for the rms. Written with (x - c) / σ, and zero at σ = 0, it stays in range; differentiating the
-    primal code would not, and would give NaN at zero.
+    c is the mean for the std, and zero for the rms. Written with (x - c) / σ, and zero
+    at σ = 0, it stays in range; differentiating the primal code would not, and would
+    give NaN at zero.
     """
     (values,), (tangent_values,) = primals, tangents
     reduce = _Reduction(static.axis_name)
@@ -154,8 +155,8 @@ def _scales_jvp(static, primals, tangents):
             Slices(_real(_scores(x, centre, inverse) * dx.values), x.stack_axis)
             for x, dx in zip(layer, layer_dot, strict=True)
         ]
-        share = 1 / reduce.count(layer)
-        scale_dots.append(reduce(terms, lambda x, share=share: _times(x.values, share)))
+        total = reduce(terms, lambda x: x.values)
+        scale_dots.append(_times(total, 1 / reduce.count(layer)))
     return scales, scale_dots
 
 
