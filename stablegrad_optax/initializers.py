@@ -160,8 +160,8 @@ def _fixed_point(activation: Activation, bias_variance: float) -> float:
             return np.inf  # saturated or overflown: no weights would do there
         return square / slope + bias_variance - variance
 
-    _positive(_mean_square_slope(activation, 1.0), "slope")
     at_zero = _mean_square(activation, 0.0)
+    _positive(_mean_square_slope(activation, 1.0), "slope")
     if bias_variance == 0 and at_zero == 0:
         return _SMALL_VARIANCE
     values = np.array([excess(q) for q in _VARIANCES])
