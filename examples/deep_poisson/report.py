@@ -52,6 +52,8 @@ def table(config: Config, results: Mapping[str, Result]) -> Table:
         title=f"Poisson 2-D, {config.depth} tanh layers of width {config.width}, "
         f"{config.steps} steps at learning rate {config.lr:g}",
         box=box.SIMPLE_HEAD,
+        collapse_padding=True,  # eight columns on a terminal of 80
+        pad_edge=False,
     )
     rendered.caption = "relative L2 error against the exact solution; u = 0 has error 1"
     rendered.add_column("method", no_wrap=True)
