@@ -1,6 +1,8 @@
 """Settings that hold for every test: eight CPU devices, and hypothesis profiles."""
 
+import json
 import os
+from pathlib import Path
 
 # Before JAX is imported: sharding is tested on devices that any machine has.
 os.environ["XLA_FLAGS"] = (
@@ -18,3 +20,64 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # A script for a process of its own, which pytest would import in search of doctests.
 collect_ignore = ["float64_checks.py"]
+
+
+# --- What the README's compatibility table is made of ---
+#
+# A test with the mark `compatible(kind, name)` shows that StableGrad works with `name`.
+# `--compatibility-report FILE` writes what became of each; tests/compatibility_table.py
+# makes the table of it.
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--compatibility-report",
+        type=Path,
+        help="JSON file for the outcomes of tests marked `compatible`",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers",
+        "compatible(kind, name): shows that StableGrad works with `name`, a wrapper, "
+        "optimizer, framework or form of parallelism",
+    )
+    report = config.getoption("--compatibility-report")
+    if report is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_CompatibilityReport(report))
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for marker in item.iter_markers("compatible"):
+            kind, name = marker.args
+            # User properties reach the controlling process from xdist's workers.
+            item.user_properties.append(("compatible", [kind, name]))
+
+
+class _CompatibilityReport:
+    """Collects outcomes, and writes them when the session ends."""
+
+    def __init__(self, path):
+        self.path = path
+        self.outcomes = []
+
+    def pytest_runtest_logreport(self, report):
+        if report.when != "call" and report.passed:
+            return  # setup and teardown count only where they end the test
+        for key, value in report.user_properties:
+            if key == "compatible":
+                kind, name = value
+                self.outcomes.append(
+                    {
+                        "kind": kind,
+                        "name": name,
+                        "test": report.nodeid,
+                        "outcome": report.outcome,
+                    }
+                )
+
+    def pytest_sessionfinish(self):
+        self.outcomes.sort(key=lambda o: (o["kind"], o["name"], o["test"]))
+        self.path.write_text(json.dumps(self.outcomes, indent=1) + "\n")
