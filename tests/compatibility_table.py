@@ -1,0 +1,78 @@
+"""The README's compatibility table, from the outcomes of the tests that show it.
+
+    python -m pytest --compatibility-report compatibility.json
+    python -m tests.compatibility_table compatibility.json            # writes README.md
+    python -m tests.compatibility_table compatibility.json --check    # compares only
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- compatibility: generated -->\n", "<!-- compatibility: end -->\n"
+
+KINDS = {
+    "wrapper": "Wrapper",
+    "optimizer": "Base optimizer",
+    "framework": "Framework",
+    "parallelism": "Parallelism",
+    "checkpoint": "Checkpoint",
+    "accelerator": "Accelerator",
+}
+
+
+def table(outcomes: Iterable[dict[str, str]]) -> str:
+    """A Markdown table of what is tested, by kind, with the names of the tests.
+
+    A name is in it if all its tests passed; cases of a parametrised test count as one.
+    """
+    tests: dict[tuple[str, str], dict[str, int]] = {}
+    for outcome in outcomes:
+        if outcome["outcome"] != "passed":
+            raise ValueError(f"{outcome['test']} {outcome['outcome']}: not shown.")
+        cases = tests.setdefault((outcome["kind"], outcome["name"]), {})
+        test = re.sub(r"\[.*", "", outcome["test"]).removeprefix("tests/")
+        cases[test] = cases.get(test, 0) + 1
+    lines = ["| | works with | tested by |", "| --- | --- | --- |"]
+    for kind, title in KINDS.items():
+        of_kind = sorted(name for k, name in tests if k == kind)
+        for i, name in enumerate(of_kind):
+            shown = name if "`" in name or " " in name else f"`{name}`"
+            named = ", ".join(f"`{test}`" for test in sorted(tests[kind, name]))
+            lines.append(f"| {title if i == 0 else ''} | {shown} | {named} |")
+    return "\n".join(lines) + "\n"
+
+
+def in_readme(text: str, generated: str) -> str:
+    """README text with the generated table between its marks."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return before + BEGIN + "\n" + generated + "\n" + END + after
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("report", type=Path, help="what --compatibility-report wrote")
+    parser.add_argument("--check", action="store_true", help="compare, do not write")
+    arguments = parser.parse_args()
+    text = README.read_text()
+    expected = in_readme(text, table(json.loads(arguments.report.read_text())))
+    if not arguments.check:
+        README.write_text(expected)
+        return 0
+    if text == expected:
+        return 0
+    print(
+        "error: the compatibility table in README.md is not that of the tests that "
+        "ran; `make compatibility` writes it.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
