@@ -110,8 +110,8 @@ def tabulate(
         rows.extend((name, *row) for name, row in zip(names, described, strict=False))
     for layer in layers:
         entries += sum(math.prod(leaf.shape) for leaf in layer.members)
-    number = sum(layer.length or 1 for layer in layers)
-    weighted = sum(layer.length or 1 for layer in layers if layer.weights)
+    number = sum(map(_slices, layers))
+    weighted = sum(_slices(layer) for layer in layers if layer.weights)
     others = len(jax.tree.leaves(params)) - sum(len(la.members) for la in layers)
     summary = f"{number} layers, {weighted} with weights; {entries:,} entries"
     if others:
@@ -126,6 +126,11 @@ class _Row:
     shape: str
     dtype: str
     role: str
+
+
+def _slices(layer: _groups.Layer) -> int:
+    """How many layers an entry of the table stands for."""
+    return 1 if layer.length is None else layer.length
 
 
 def _describe(layer: _groups.Layer) -> list[_Row]:

@@ -126,11 +126,12 @@ def stablegrad(
             axis_name=axis_name,
         )
         for layer, scale in layers:
-            factors = _gain(scale, reference, max_gain)
+            divisor, factor = _gain(scale, reference, max_gain)
             for leaf in layer.members:
                 leaves[leaf.index] = _rescale(
                     jnp.asarray(leaves[leaf.index]),
-                    factors,
+                    divisor,
+                    factor,
                     layer.stack_axis_of(leaf),
                     saturate=_can_overflow(leaf),
                 )
@@ -141,52 +142,77 @@ def stablegrad(
 
 def _gain(
     scale: jax.Array, reference: ArrayLike, max_gain: ArrayLike | None
-) -> tuple[jax.Array, ...]:
-    """The gain in two factors, 1/σ and ρ, since their product may leave the range.
+) -> tuple[jax.Array, jax.Array | None]:
+    """The gain as a divisor σ and a factor ρ: their ratio may leave the range.
 
-    An upper bound on ρ/σ is a lower bound on σ.
+    (1, 1) where σ is zero, (1, max_gain) where ρ/σ is above it. A factor of 1 is None:
+    an operation less to compile for each leaf.
     """
     one = lax.full_like(scale, 1)
     is_zero = lax.eq(scale, lax.full_like(scale, 0))
+    if max_gain is None and _is_concrete(reference) and np.asarray(reference) == 1:
+        return lax.select(is_zero, one, scale), None
+    factor = _like(scale, reference)
     if max_gain is not None:
-        bound = _like(scale, reference) / _like(scale, max_gain)
-        scale = lax.max(scale, bound)
-    scale = lax.select(is_zero, one, scale)
-    # The derivative of 1/σ is -1/σ², which leaves the range; that of 1/r at r = σ/u = 1
-    # does not.
-    per_unit = lax.div(one, lax.stop_gradient(scale))
-    inverse = lax.div(per_unit, lax.mul(scale, per_unit))
-    if _is_concrete(reference) and np.asarray(reference) == 1:
-        return (inverse,)  # two operations less to compile for each leaf
-    return inverse, lax.select(is_zero, one, _like(scale, reference))
+        bound = _like(scale, max_gain)
+        is_bound = lax.gt(factor, lax.mul(bound, scale))
+        scale = lax.select(is_bound, one, scale)
+        factor = lax.select(is_bound, bound, factor)
+    return lax.select(is_zero, one, scale), lax.select(is_zero, one, factor)
 
 
 def _like(scale: jax.Array, scalar: ArrayLike) -> jax.Array:
-    return lax.broadcast(jnp.asarray(scalar, scale.dtype), scale.shape)
+    scalar = jnp.asarray(scalar)
+    if jnp.iscomplexobj(scalar):  # optax.inject_hyperparams on a complex tree
+        scalar = lax.real(scalar)
+    return lax.broadcast(lax.convert_element_type(scalar, scale.dtype), scale.shape)
 
 
 def _rescale(
     leaf: jax.Array,
-    factors: tuple[jax.Array, ...],
+    divisor: jax.Array,
+    factor: jax.Array | None,
     stack_axis: int | None,
     *,
     saturate: bool,
 ) -> jax.Array:
-    """Leaf · (1/σ) · ρ in the leaf's dtype, computed in that of the factors.
+    """Leaf / divisor · factor in the leaf's dtype, computed in that of the divisor.
 
-    With `saturate`, a finite entry stays finite where the product leaves the leaf's
+    With `saturate`, a finite entry stays finite where the result leaves the leaf's
     dtype; a NaN or Inf becomes NaN.
     """
     if jnp.iscomplexobj(leaf):
         parts = (lax.real(leaf), lax.imag(leaf))
         return lax.complex(
-            *(_rescale(x, factors, stack_axis, saturate=saturate) for x in parts)
+            *(
+                _rescale(x, divisor, factor, stack_axis, saturate=saturate)
+                for x in parts
+            )
         )
-    axes = () if stack_axis is None else (stack_axis,)
-    wide = lax.convert_element_type(leaf, factors[0].dtype)
-    scaled = wide
-    for factor in factors:
-        scaled = lax.mul(scaled, lax.broadcast_in_dim(factor, leaf.shape, axes))
+
+    def along(scalar):
+        axes = () if stack_axis is None else (stack_axis,)
+        return lax.broadcast_in_dim(scalar, leaf.shape, axes)
+
+    # The derivative of x/σ by σ holds σ⁻², which leaves the range; that of 1/r at
+    # r = σ/u = 1 does not. The inverse of a large σ would be subnormal: x is divided.
+    unit = lax.stop_gradient(divisor)
+    inverse = lax.div(lax.full_like(unit, 1), lax.div(divisor, unit))
+
+    def divided(x):
+        return lax.mul(lax.div(x, along(unit)), along(inverse))
+
+    wide = lax.convert_element_type(leaf, divisor.dtype)
+    scaled = divided(wide)
+    if factor is not None and not saturate:
+        scaled = lax.mul(scaled, along(factor))
+    elif factor is not None:
+        # An entry that is too large to be divided first is not too small to be second.
+        scaled = lax.select(
+            lax.is_finite(scaled),
+            lax.mul(scaled, along(factor)),
+            divided(lax.mul(wide, along(factor))),
+        )
     if saturate:
         limit = scaled.dtype.type(float(jnp.finfo(leaf.dtype).max))
         # The product with zero keeps what is not finite visible, for less code to

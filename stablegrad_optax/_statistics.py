@@ -316,9 +316,9 @@ def _real(x: jax.Array) -> jax.Array:
 
 
 def _magnitude(x: jax.Array) -> jax.Array:
-    """|x|, or |Re x| + |Im x|, which needs no square."""
+    """|x|, or the larger of |Re x| and |Im x|, which cannot overflow."""
     if jnp.iscomplexobj(x):
-        return lax.abs(lax.real(x)) + lax.abs(lax.imag(x))
+        return lax.max(lax.abs(lax.real(x)), lax.abs(lax.imag(x)))
     return lax.abs(x)
 
 

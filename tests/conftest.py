@@ -18,8 +18,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("long", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-# A script for a process of its own, which pytest would import in search of doctests.
-collect_ignore = ["float64_checks.py"]
+# Scripts for processes of their own, which pytest would import in search of doctests.
+collect_ignore = [
+    "contract_x64_checks.py",
+    "float64_checks.py",
+    "multiprocess_worker.py",
+]
 
 
 # --- What the README's compatibility table is made of ---
