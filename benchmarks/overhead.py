@@ -143,9 +143,7 @@ def compile_times(leaves: int) -> dict[str, tuple[float, float]]:
     }
 
 
-def main(options: Options) -> None:
-    console = Console()
-    seconds = update_times(options.rounds)
+def update_table(seconds: dict[str, list[float]]) -> Table:
     alone = np.median(seconds["adam alone"])
     table = Table(title="update of front + adam, ResNet-50: time over adam alone")
     for column in ("in front of adam", "median ms", "ratio", "quartiles"):
@@ -158,11 +156,12 @@ def main(options: Options) -> None:
             f"{median / alone:.2f}",
             f"{low / alone:.2f} - {high / alone:.2f}",
         )
-    console.print(table)
+    return table
 
-    compiling = compile_times(options.leaves)
+
+def compile_table(compiling: dict[str, tuple[float, float]], leaves: int) -> Table:
     rms = sum(compiling["clip_by_block_rms"])
-    table = Table(title=f"trace and compile, {options.leaves} leaves")
+    table = Table(title=f"trace and compile, {leaves} leaves")
     for column in (
         "in front of adam",
         "trace s",
@@ -173,21 +172,40 @@ def main(options: Options) -> None:
     for name, (trace, compile_) in compiling.items():
         ratio = (trace + compile_) / rms
         table.add_row(name, f"{trace:.1f}", f"{compile_:.1f}", f"{ratio:.2f}")
-    console.print(table)
+    return table
 
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions that a record was made with."""
+    return {
+        "machine": platform.machine(),
+        "device": jax.devices()[0].device_kind,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "optax": optax.__version__,
+        "stablegrad_optax": sg.__version__,
+    }
+
+
+def measure(rounds: int, leaves: int, console: Console) -> dict[str, Any]:
+    """Measures and shows both tables, and returns their numbers."""
+    seconds = update_times(rounds)
+    console.print(update_table(seconds))
+    compiling = compile_times(leaves)
+    console.print(compile_table(compiling, leaves))
+    return {
+        "dtype": "float32",
+        "update_seconds": seconds,
+        "leaves": leaves,
+        "trace_and_compile_seconds": compiling,
+    }
+
+
+def main(options: Options) -> None:
+    console = Console()
+    numbers = measure(options.rounds, options.leaves, console)
     if options.out is not None:
-        record = {
-            "machine": platform.machine(),
-            "device": jax.devices()[0].device_kind,
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "optax": optax.__version__,
-            "stablegrad_optax": sg.__version__,
-            "dtype": "float32",
-            "update_seconds": seconds,
-            "leaves": options.leaves,
-            "trace_and_compile_seconds": compiling,
-        }
+        record = environment() | numbers
         options.out.write_text(json.dumps(record, indent=1) + "\n")
         console.print(f"Numbers: {options.out}")
 

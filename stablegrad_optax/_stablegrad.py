@@ -165,7 +165,7 @@ def _like(scale: jax.Array, scalar: ArrayLike) -> jax.Array:
     scalar = jnp.asarray(scalar)
     if jnp.iscomplexobj(scalar):  # optax.inject_hyperparams on a complex tree
         scalar = lax.real(scalar)
-    return lax.broadcast(lax.convert_element_type(scalar, scale.dtype), scale.shape)
+    return lax.full_like(scale, lax.convert_element_type(scalar, scale.dtype))
 
 
 def _rescale(
