@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs overhead clean
+.PHONY: help demo test compatibility lint types docs overhead clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -23,8 +23,12 @@ $(VENV)/.%: pyproject.toml
 demo: $(VENV)/.examples
 	$(BIN)/python -m examples.deep_poisson
 
-test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses 2 --quiet
+test: $(VENV)/.test $(VENV)/.integrations
+	$(BIN)/python -m pytest --numprocesses 2 --quiet --compatibility-report $(VENV)/compatibility.json
+
+# Writes the README's compatibility table from the tests that ran last.
+compatibility:
+	$(BIN)/python -m tests.compatibility_table $(VENV)/compatibility.json
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """The README's compatibility table, from the outcomes of the tests that show it.
 
-    python -m pytest --compatibility-report compatibility.json
-    python -m tests.compatibility_table compatibility.json            # writes README.md
-    python -m tests.compatibility_table compatibility.json --check    # compares only
+python -m pytest --compatibility-report compatibility.json
+python -m tests.compatibility_table compatibility.json            # writes README.md
+python -m tests.compatibility_table compatibility.json --check    # compares only
 """
 
 import argparse

@@ -1,0 +1,108 @@
+"""Haiku: two-level dicts, with the paper's reference, and layer_stack."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+import regression
+from regression import DEPTH, SCHEDULE, SIZES, STEPS, WIDTH, x, y
+
+import stablegrad_optax as sg
+
+hk = pytest.importorskip("haiku")
+
+
+def layers(params):
+    return [(layer["w"], layer["b"]) for layer in params.values()]
+
+
+def initialise(network):
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
+    return regression.initialise(shapes)
+
+
+# recipe: train step
+def create_train_step(network, tx):
+    def predict(params, x, y):
+        return network.apply(params, x)
+
+    def loss(predictions, x, y):
+        return jnp.mean((predictions - y) ** 2)
+
+    value_and_grad = sg.value_and_grad_with_reference(predict, loss)
+
+    @jax.jit
+    def train_step(params, opt_state, x, y):
+        value, grads, reference = value_and_grad(params, x, y)
+        updates, opt_state = tx.update(grads, opt_state, params, reference=reference)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    return train_step
+
+
+# end recipe
+
+
+@hk.without_apply_rng
+@hk.transform
+def network(x):
+    return hk.nets.MLP(SIZES[1:], activation=jnp.tanh)(x)
+
+
+@pytest.mark.compatible("framework", "Haiku")
+def test_mlp():
+    tx = regression.observed(optax.sgd(SCHEDULE, momentum=0.9))
+    train_step = create_train_step(network, tx)
+    params = initialise(network)
+    opt_state = tx.init(params)
+    losses = []
+    for _ in range(STEPS):
+        before = params
+        params, opt_state, value = train_step(params, opt_state, x, y)
+        losses.append(float(value))
+    assert losses[-1] < losses[0] / 100
+    reference = regression.scale_of_prediction_gradient(network.apply(before, x))
+    assert reference < 0.01  # far from the constructor's
+    regression.check_layers(opt_state, layers, reference)
+
+
+# recipe: layer_stack
+@hk.without_apply_rng
+@hk.transform
+def deep_network(x):
+    x = jnp.tanh(hk.Linear(WIDTH, name="first")(x))
+    stack = hk.experimental.layer_stack(DEPTH - 1, name="hidden")
+    x = stack(lambda x: jnp.tanh(hk.Linear(WIDTH)(x)))(x)
+    return hk.Linear(1, name="last")(x)
+
+
+def stack_axis(path, leaf):
+    return 0 if path[0].key.startswith("hidden/") else None
+
+
+# end recipe
+
+
+def unstack(params):
+    first, hidden, last = layers(params)
+    return [first, *zip(*hidden, strict=True), last]
+
+
+@pytest.mark.compatible("framework", "Haiku")
+def test_layer_stack_is_trained_as_layers_of_their_own():
+    base = optax.sgd(SCHEDULE)
+    tx = regression.observed(base, stack_axis=stack_axis)
+    train_step = create_train_step(deep_network, tx)
+    params = initialise(deep_network)
+    before = unstack(params)
+    opt_state = tx.init(params)
+    losses = []
+    for _ in range(10):
+        params, opt_state, value = train_step(params, opt_state, x, y)
+        losses.append(float(value))
+    expected, reference = regression.train_unstacked(
+        optax.chain(sg.stablegrad(), base), before, steps=10, forward_reference=True
+    )
+    regression.check_same_layers(unstack(params), expected)
+    assert losses[-1] < losses[0]
+    regression.check_layers(opt_state, unstack, reference)

@@ -1,0 +1,207 @@
+"""Trains a network on all devices of several processes. This is one of them.
+
+Start it once for each process, with the same address, on which process 0 will listen:
+
+    RUN="python multiprocess_worker.py --checkpoints /a/shared/directory"
+    $RUN --coordinator 10.0.0.1:1234 --processes 2 --process 0
+    $RUN --coordinator 10.0.0.1:1234 --processes 2 --process 1
+
+If one of them dies the others end as well. Started again, they go on from the last
+checkpoint, and so do fewer or more of them.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import stablegrad_optax as sg
+
+WIDTHS = (8, 32, 32, 8)
+BATCH = 64
+STOPPED = 3  # exit status
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--coordinator", help="host:port of process 0")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--process", type=int, default=0)
+    parser.add_argument("--layout", choices=["data-parallel", "fsdp"], default="fsdp")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument(
+        "--checkpoints", required=True, help="a directory that all processes see"
+    )
+    parser.add_argument(
+        "--heartbeat-timeout",
+        type=int,
+        default=100,
+        help="seconds after which a process that has gone silent ends all others",
+    )
+    # What a failing machine looks like to the others, for the tests.
+    parser.add_argument("--fail-at", type=int, help="step")
+    parser.add_argument("--fail-with", choices=["SIGKILL", "SIGSTOP"])
+    return parser.parse_args()
+
+
+# [start of connect]
+def connect(options):
+    """After this, jax.devices() are those of all processes."""
+    # How CPUs talk to each other. GPUs and TPUs have means of their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        options.coordinator,
+        num_processes=options.processes,
+        process_id=options.process,
+        initialization_timeout=60,  # seconds in which all have to be there
+        heartbeat_timeout_seconds=options.heartbeat_timeout,
+    )
+
+
+# [end of connect]
+
+
+# [start of placement]
+def leaf_sharding(leaf, layout, mesh):
+    """FSDP splits a leaf over its largest axis, if it can be split evenly."""
+    names = [None] * leaf.ndim
+    if layout == "fsdp" and leaf.ndim:
+        axis = int(np.argmax(leaf.shape))
+        if leaf.shape[axis] % mesh.size == 0:
+            names[axis] = "data"
+    return NamedSharding(mesh, P(*names))
+
+
+def initial_state(key, tx):
+    init = jax.nn.initializers.lecun_normal()
+    params = [
+        {"kernel": init(jax.random.fold_in(key, i), shape), "bias": jnp.zeros(shape[1])}
+        for i, shape in enumerate(itertools.pairwise(WIDTHS))
+    ]
+    return params, tx.init(params)
+
+
+def global_batch(step, mesh):
+    """The batch of a step, of which each process reads its own part only."""
+    size = BATCH // jax.process_count()
+    start = size * jax.process_index()
+    x = np.random.default_rng(step).normal(size=(BATCH, WIDTHS[0])).astype(np.float32)
+    x = x[start : start + size]
+    sharding = NamedSharding(mesh, P("data"))
+    return tuple(
+        jax.make_array_from_process_local_data(sharding, a) for a in (x, np.sin(2 * x))
+    )
+
+
+# [end of placement]
+
+
+def loss_fn(params, x, y):
+    for layer in params[:-1]:
+        x = jnp.tanh(x @ layer["kernel"] + layer["bias"])
+    last = params[-1]
+    return jnp.mean((x @ last["kernel"] + last["bias"] - y) ** 2)
+
+
+# [start of training]
+def train(options):
+    tx = optax.chain(sg.stablegrad(), optax.adam(3e-3))
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+
+    def init():
+        return initial_state(jax.random.key(0), tx)
+
+    shapes = jax.eval_shape(init)
+    shardings = jax.tree.map(lambda x: leaf_sharding(x, options.layout, mesh), shapes)
+
+    def step_fn(state, batch):
+        params, opt_state = state
+        loss, grads = jax.value_and_grad(loss_fn)(params, *batch)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), loss
+
+    step_fn = jax.jit(
+        step_fn,
+        donate_argnums=0,
+        out_shardings=(shardings, NamedSharding(mesh, P())),  # loss: on all devices
+    )
+
+    with checkpoint_manager(options.checkpoints) as checkpoints:
+        start = checkpoints.latest_step() or 0
+        if start:
+            target = jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                shapes,
+                shardings,
+            )
+            state = checkpoints.restore(start, args=ocp.args.StandardRestore(target))
+        else:
+            state = jax.jit(init, out_shardings=shardings)()
+        report(start=start, share_of_state=addressable_share(state))
+        for step in range(start, options.steps):
+            if step == options.fail_at:
+                os.kill(os.getpid(), signal.Signals[options.fail_with])
+            state, loss = step_fn(state, global_batch(step, mesh))
+            report(step=step, loss=float(loss))
+            checkpoints.save(step + 1, args=ocp.args.StandardSave(state))
+
+
+# [end of training]
+
+
+def report(**values):
+    print(json.dumps(values), flush=True)
+
+
+def addressable_share(tree):
+    """The share of a tree's bytes that is on the devices of this process."""
+    leaves = jax.tree.leaves(tree)
+    here = sum(x.data.nbytes for leaf in leaves for x in leaf.addressable_shards)
+    return here / sum(leaf.nbytes for leaf in leaves)
+
+
+def checkpoint_manager(directory):
+    return ocp.CheckpointManager(
+        os.path.abspath(directory),
+        options=ocp.CheckpointManagerOptions(
+            save_interval_steps=4, max_to_keep=2, enable_async_checkpointing=False
+        ),
+    )
+
+
+# [start of main]
+def main():
+    options = parse_arguments()
+    if options.processes > 1:
+        connect(options)
+    try:
+        train(options)
+    except jax.errors.JaxRuntimeError as error:
+        # The connections of a dead process are closed, and the next collective fails.
+        reason = str(error).partition("\n")[0]
+        print(
+            f"process {options.process} of {options.processes} stopped, most likely "
+            f"because another is gone: {reason}. Start all again to go on from the "
+            "last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        # Not sys.exit, on which JAX would wait for the dead process.
+        os._exit(STOPPED)
+
+
+# [end of main]
+
+
+if __name__ == "__main__":
+    main()
