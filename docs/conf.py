@@ -37,3 +37,5 @@ doctest_global_setup = "import matplotlib; matplotlib.use('agg')"
 html_theme = "furo"
 html_title = f"stablegrad-optax {version}"
 html_show_sourcelink = False
+# Recipes end before a marker, which ruff sets apart by two lines.
+highlight_options = {"stripnl": True}
