@@ -197,6 +197,8 @@ def _run_name(run: Sequence[_groups.Layer]) -> str:
         return run[0].name
     first, second, last = run[0].name, run[1].name, run[-1].name
     if _step(first, second) != 1:
+        if len(run) == 2:
+            return f"{first}, {second} (2)"
         first = f"{first}, {second}"
     return f"{first} ... {last} ({len(run)})"
 

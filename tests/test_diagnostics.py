@@ -232,3 +232,9 @@ def test_an_empty_tree():
 def test_bad_options(grads, function, options, message):
     with pytest.raises(ValueError, match=message):
         function(grads, **options)
+
+
+def test_two_layers_in_steps_of_two_are_named_both():
+    layer = {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}
+    table = sg.tabulate({"2": layer, "4": layer})
+    assert table.splitlines()[1].startswith("2, 4 (2) ")
