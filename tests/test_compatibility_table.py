@@ -1,0 +1,35 @@
+"""The table says what ran: passed is shown, skipped is not, failed is an error."""
+
+import pytest
+from compatibility_table import BEGIN, END, in_readme, table
+
+
+def outcome(name, outcome="passed", test="tests/test_x.py::test_y[0]", kind="wrapper"):
+    return {"kind": kind, "name": name, "test": test, "outcome": outcome}
+
+
+def test_rows():
+    rows = table(
+        [
+            outcome("optax.masked"),
+            outcome("optax.masked", test="tests/test_x.py::test_y[1]"),
+            outcome("optax.masked", test="tests/test_x.py::test_z"),
+            outcome("Haiku", kind="framework"),
+            outcome("optax.chain", "skipped"),
+        ]
+    ).splitlines()[2:]
+    assert rows == [
+        "| Wrapper | `optax.masked` | `test_x.py::test_y` and 1 more |",
+        "| Framework | Haiku | `test_x.py::test_y` |",
+    ]
+
+
+def test_a_failure_is_not_hidden():
+    with pytest.raises(ValueError, match="has failed"):
+        table([outcome("optax.chain", "failed")])
+
+
+def test_only_what_lies_between_the_marks_changes():
+    text = f"before\n{BEGIN}old\n{END}after\n"
+    assert in_readme(text, "new\n") == f"before\n{BEGIN}\nnew\n\n{END}after\n"
+    assert in_readme(in_readme(text, "new\n"), "new\n") == in_readme(text, "new\n")
