@@ -28,7 +28,8 @@ KINDS = {
 def table(outcomes: Iterable[dict[str, str]]) -> str:
     """A Markdown table of what is tested, by kind, with the names of the tests.
 
-    The first test stands for all; cases of a parametrised test count as one, and those that were skipped show nothing.
+    The first test stands for all; cases of a parametrised test count as one, and those
+    that were skipped show nothing.
     """
     tests: dict[tuple[str, str], set[str]] = {}
     for outcome in outcomes:
