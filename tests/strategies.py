@@ -220,6 +220,10 @@ def flat_list(layers: Layers):
     return [leaf for layer in layers for leaf in layer]
 
 
+def weights_then_biases(layers: Layers):
+    return [leaf for kind in zip(*layers, strict=True) for leaf in kind]
+
+
 CONVENTIONS = (
     linen,
     linen_frozen,
@@ -232,6 +236,7 @@ CONVENTIONS = (
     dataclasses_in_tuples,
     stax,
     flat_list,
+    weights_then_biases,
 )
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import strategies
-from hypothesis import assume, event, given
+from hypothesis import assume, event, example, given
 from hypothesis import strategies as st
 from strategies import dtype_of, is_inexact
 
@@ -294,8 +294,15 @@ def test_the_table_counts_no_layer_in_a_stack_of_no_slices():
 # --- Properties -----------------------------------------------------------------------
 
 
+ZERO_BESIDE_ITS_BIAS = {"kernel": np.zeros((2, 3), np.float32), "bias": 2.0}
+WITHOUT_SQUARES = np.array([[1e-25, -3e-25]], np.float32)
+
+
 @examples
 @given(strategies.trees(), groupings(), references, max_gains, sizes_of_small_layers)
+@example(ZERO_BESIDE_ITS_BIAS, DEFAULTS, 0.5, None, 0)
+@example(WITHOUT_SQUARES, DEFAULTS, 1.0, None, 0)
+@example(WITHOUT_SQUARES, DEFAULTS | {"statistic": "rms"}, 1.0, None, 0)
 def test_finite_gradients(grads, grouping, reference, max_gain, small):
     with one_read_above(small):
         updates = update(grads, reference, max_gain, **grouping)
@@ -331,6 +338,10 @@ def check(updates, grads, grouping, reference, max_gain):
         assert np.shape(got) == np.shape(leaf)
         assert dtype_of(got) == dtype_of(leaf)
     layers = find_layers(grads, grouping)
+    if grouping["group_by"] == "tree":
+        assert len(layers) <= 1
+    elif grouping["group_by"] == "leaf":
+        assert all(len(layer.members) == 1 for layer in layers)
     scaled = {leaf.index for la in layers if la.weights for leaf in la.members}
     for index, (got, leaf) in enumerate(pairs):
         if index not in scaled:
