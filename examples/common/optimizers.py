@@ -1,0 +1,91 @@
+"""Base optimizers and what controls the scale of the gradient in front of them."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import optax
+
+import stablegrad_optax as sg
+
+Base = Literal["sgd", "adam", "lion", "muon"]
+ScaleControl = Literal[
+    "none", "stablegrad", "stablegrad-prediction", "clip", "agc", "normalize"
+]
+StackAxis = Callable[[tuple[Any, ...], Any], int | None]
+
+
+def scale_control(
+    name: ScaleControl, stack_axis: StackAxis, **stablegrad_options: Any
+) -> optax.GradientTransformationExtraArgs:
+    """What stands in front of the base optimizer.
+
+    "stablegrad-prediction" is the same transformation as "stablegrad"; the training
+    step hands it the scale of the prediction gradient as `reference`.
+    """
+    if name in ("stablegrad", "stablegrad-prediction"):
+        return sg.stablegrad(stack_axis=stack_axis, **stablegrad_options)
+    transformation = {
+        "none": optax.identity,
+        "clip": lambda: optax.clip_by_global_norm(1.0),
+        "agc": lambda: by_layer(optax.adaptive_grad_clip(0.01), stack_axis),
+        "normalize": optax.normalize_by_update_norm,
+    }[name]()
+    return optax.with_extra_args_support(transformation)
+
+
+def base(
+    name: Base, learning_rate: optax.ScalarOrSchedule, stack_axis: StackAxis
+) -> optax.GradientTransformation:
+    """A base optimizer with the settings that people use it with."""
+    match name:
+        case "sgd":
+            return optax.sgd(learning_rate, momentum=0.9)
+        case "adam":
+            return optax.adam(learning_rate)
+        case "lion":
+            return optax.lion(learning_rate)
+        case "muon":
+            return optax.contrib.muon(
+                learning_rate,
+                muon_weight_dimension_numbers=lambda params: _matrices(
+                    params, stack_axis
+                ),
+            )
+
+
+def by_layer(
+    transformation: optax.GradientTransformation, stack_axis: StackAxis
+) -> optax.GradientTransformation:
+    """Applies a stateless, leafwise transformation to each slice of a stacked leaf."""
+
+    def init_fn(params):
+        return transformation.init(params)
+
+    def update_fn(updates, state, params=None):
+        def one(path, update, param):
+            axis = stack_axis(path, update)
+
+            def transform(update, param):
+                return transformation.update(update, state, param)[0]
+
+            if axis is None:
+                return transform(update, param)
+            return jax.vmap(transform, in_axes=axis, out_axes=axis)(update, param)
+
+        return jax.tree_util.tree_map_with_path(one, updates, params), state
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _matrices(params: Any, stack_axis: StackAxis) -> Any:
+    """Which leaves muon takes for matrices: those with two axes beside a stack axis."""
+
+    def dimensions(path, leaf):
+        axis = stack_axis(path, leaf)
+        axes = [a for a in range(leaf.ndim) if a != axis]
+        if len(axes) != 2:
+            return None
+        return optax.contrib.MuonDimensionNumbers(*axes)
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)

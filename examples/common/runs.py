@@ -1,0 +1,206 @@
+"""The folder of a run: its settings, curves, checkpoints and results.
+
+settings.json    every option, written first
+history.jsonl    a line for each chunk of training
+checkpoints/     orbax; the newest is what a killed run resumes from
+metrics.json     settings and results, written last: a run that has it is finished
+"""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+
+import stablegrad_optax as sg
+
+
+class RunError(Exception):
+    """Something that the user can mend; its text is one line."""
+
+
+class Run:
+    """A run's folder, opened for reading."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return _read(self.path / "settings.json", "a run")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return _read(self.path / "metrics.json", "a finished run")
+
+    def history(self) -> Iterator[dict[str, Any]]:
+        """The lines of the history, oldest first."""
+        path = self.path / "history.jsonl"
+        if not path.exists():
+            return
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return  # the last line of a killed run
+
+    def restore(self, template: Callable[[int], Any]) -> tuple[int, Any] | None:
+        """The newest checkpoint: its step and state; None if there is none.
+
+        `template` gives the form of the state at a step, as ShapeDtypeStructs.
+        """
+        with self._checkpoints() as manager:
+            step = manager.latest_step()
+            if step is None:
+                return None
+            arguments = ocp.args.StandardRestore(template(step))
+            return step, manager.restore(step, args=arguments)
+
+    def _checkpoints(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            (self.path / "checkpoints").absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=2),
+        )
+
+
+class Recording(Run):
+    """A run's folder, opened for the run itself. Use it as a context manager."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool):
+        super().__init__(path)
+        self._settings = dict(settings)
+        check_writable(path)
+        existing = path / "settings.json"
+        if existing.exists() and resume:
+            _check_same(_jsonable(self._settings), self.settings)
+        elif existing.exists():
+            raise RunError(
+                f"{path} holds a run already: add --resume to go on with it, or choose "
+                "another --out."
+            )
+        else:
+            write_json(existing, self._settings)
+        self._manager = self._checkpoints()
+
+    def __enter__(self) -> "Recording":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def resume(self, template: Callable[[int], Any]) -> tuple[int, Any] | None:
+        """The newest checkpoint; forgets what the history says beyond it."""
+        found = self.restore(template)
+        last = -1 if found is None else found[0]
+        kept = [entry for entry in self.history() if entry["step"] <= last]
+        lines = "".join(_dumps(entry) + "\n" for entry in kept)
+        _write(self.path / "history.jsonl", lines)
+        return found
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Adds a line to the history."""
+        with (self.path / "history.jsonl").open("a") as file:
+            file.write(_dumps(entry) + "\n")
+
+    def save(self, step: int, state: Any) -> None:
+        """Writes a checkpoint while training goes on."""
+        self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def finish(self, results: Mapping[str, Any]) -> None:
+        """Writes metrics.json: the settings, where the run was made, its results."""
+        self._manager.wait_until_finished()
+        record = {
+            "settings": self._settings,
+            "versions": {
+                "python": platform.python_version(),
+                "jax": jax.__version__,
+                "optax": optax.__version__,
+                "stablegrad_optax": sg.__version__,
+            },
+            "device": jax.devices()[0].device_kind,
+            "devices": jax.device_count(),
+            **results,
+        }
+        write_json(self.path / "metrics.json", record)
+
+
+def check_writable(path: Path, free_bytes: int = 2**26) -> None:
+    """Makes a folder, and finds out before a long run whether it can be written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{uuid.uuid4().hex}"
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+        status = os.statvfs(path)
+    except OSError as error:
+        raise RunError(f"cannot write to {path}: {error.strerror}.") from None
+    free = status.f_bavail * status.f_frsize
+    if free < free_bytes:
+        raise RunError(
+            f"{path} has {free / 2**20:.0f} MiB left, a run needs "
+            f"{free_bytes / 2**20:.0f} MiB at least."
+        )
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    _write(path, json.dumps(_jsonable(record), indent=1) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _read(path: Path, what: str) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunError(f"{path.parent} is not {what}: no {path.name} in it.") from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"cannot read {path}: {error}.") from None
+
+
+def _check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    for name in sorted(set(now) | set(before)):
+        if now.get(name) != before.get(name):
+            raise RunError(
+                f"cannot resume: {name} was {before.get(name)!r} in this run and is "
+                f"{now.get(name)!r} now."
+            )
+
+
+def _dumps(record: Any) -> str:
+    return json.dumps(_jsonable(record))
+
+
+def _jsonable(value: Any) -> Any:
+    """Arrays as lists, and what is not finite as null: JSON has no NaN."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return _jsonable(np.asarray(value).tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,127 @@
+"""Derivatives in one sweep: those of nested forward mode, for every operator."""
+
+import jax
+import jax.experimental
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from examples.pinn import operators
+from examples.pinn.network import DeepNetwork
+from examples.pinn.operators import Sweep, d, dd, laplacian
+
+# Its place until JAX 0.8.
+enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+
+OPERATORS = {
+    "u_x": d(1, 0),
+    "u_t": d(0, 1),
+    "u_xx": dd(1, 0),
+    "laplacian": laplacian(2),
+    "u_xt": 0.25 * (dd(1, 1) - dd(1, -1)),
+    "mixed": d(1, 0) + 2.0 * dd(0, 1) - 3.0 * d(0.5, 0.5),
+}
+
+
+def network(depth=4, activation=jnp.tanh):
+    return DeepNetwork(depth, 16, (-1.0, 0.0), (1.0, 1.0), activation)
+
+
+def params_and_points(network, number=40):
+    points = jax.random.uniform(jax.random.key(0), (number, 2))
+    params = network.init(jax.random.key(1), points)
+    # Biases are zero at first: a wrong treatment of them would not show.
+    noise = jax.random.normal(jax.random.key(2), (1,))
+    return jax.tree.map(lambda x: x + 0.1 * noise, params), points
+
+
+def in_float64(network, params, points):
+    """The operators by nested forward mode in double precision."""
+    with enable_x64(True):
+        wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, points))
+
+        def u(point):
+            return network.apply(wide[0], point[None])["u"][0]
+
+        result = operators.nested_derivatives(u, wide[1], OPERATORS)
+        return jax.tree.map(np.asarray, result)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+@pytest.mark.parametrize(
+    "activation", [jnp.tanh, jnp.sin, jax.nn.gelu, jax.nn.silu, jax.nn.softplus]
+)
+def test_sweep_is_nested_forward_mode(depth, activation):
+    net = network(depth, activation)
+    params, points = params_and_points(net)
+    swept = jax.jit(lambda p, x: net.apply(p, x, Sweep.of(OPERATORS)))(params, points)
+    expected = in_float64(net, params, points)
+    assert set(swept) == set(expected)
+    for name, value in swept.items():
+        scale = np.abs(expected[name]).max()
+        np.testing.assert_allclose(
+            value, expected[name], rtol=1e-5, atol=1e-5 * scale, err_msg=name
+        )
+
+
+def test_operators_are_what_they_say():
+    """On a polynomial whose derivatives are known."""
+
+    def u(point):
+        x, t = point
+        return x**2 * t + 3 * t**2
+
+    points = jnp.array([[2.0, 5.0], [-1.0, 0.5]])
+    x, t = points.T
+    result = operators.nested_derivatives(u, points, OPERATORS)
+    expected = {
+        "u": x**2 * t + 3 * t**2,
+        "u_x": 2 * x * t,
+        "u_t": x**2 + 6 * t,
+        "u_xx": 2 * t,
+        "laplacian": 2 * t + 6,
+        "u_xt": 2 * x,
+        "mixed": 2 * x * t + 12 - 1.5 * (2 * x * t + x**2 + 6 * t),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(result[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_a_laplacian_carries_one_second_order_stream():
+    sweep = Sweep.of({"laplacian": laplacian(3)})
+    jet = sweep.start(jnp.zeros((5, 3)))
+    assert jet.first.shape == (3, 5, 3)
+    assert jet.second.shape == (1, 5, 3)
+
+
+def test_values_alone_carry_no_derivatives():
+    jet = operators.NOTHING.start(jnp.zeros((5, 3)))
+    assert jet.first.size == jet.second.size == 0
+
+
+@pytest.mark.parametrize("size", [None, 1, 8, 16, 40, 100])
+def test_blocks_change_nothing_but_the_order(size):
+    net = network()
+    params, points = params_and_points(net)
+
+    def total(params, size):
+        def inside(x):
+            return net.apply(params, x, Sweep.of(OPERATORS))
+
+        result = operators.in_blocks(inside, points, size)
+        return sum(jnp.sum(jnp.sin(v)) for v in result.values())
+
+    expected = jax.value_and_grad(total)(params, None)
+    value = jax.jit(jax.value_and_grad(total), static_argnums=1)(params, size)
+    for a, b in zip(jax.tree.leaves(value), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
+def test_hidden_layers_are_one_leaf_whatever_the_depth():
+    for depth in (2, 128):
+        params = jax.eval_shape(
+            network(depth).init, jax.random.key(0), jnp.zeros((1, 2))
+        )
+        hidden = params["params"]["hidden"]
+        assert hidden["kernel"].shape == (depth - 1, 16, 16)
+        assert hidden["bias"].shape == (depth - 1, 16)
