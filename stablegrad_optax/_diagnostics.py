@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from stablegrad_optax import _groups, _measure, _statistics
+from stablegrad_optax._reductions import AxisName
 
 
 def layer_scales(
@@ -20,7 +21,7 @@ def layer_scales(
     statistic: str = "std",
     is_weight: _groups.IsWeight | None = None,
     stack_axis: _groups.StackAxis | None = None,
-    axis_name: _statistics.AxisName | None = None,
+    axis_name: AxisName | None = None,
 ) -> dict[str, jax.Array]:
     r"""The scale :math:`\sigma_l` of each layer of a gradient tree.
 
@@ -69,7 +70,7 @@ def tabulate(
     statistic: str = "std",
     is_weight: _groups.IsWeight | None = None,
     stack_axis: _groups.StackAxis | None = None,
-    axis_name: _statistics.AxisName | None = None,
+    axis_name: AxisName | None = None,
 ) -> str:
     """A table of the layers into which a tree is split, for checking the options.
 

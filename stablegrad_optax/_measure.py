@@ -5,7 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stablegrad_optax import _groups, _statistics
+from stablegrad_optax import _groups
+from stablegrad_optax._forms import Then
+from stablegrad_optax._reductions import AxisName, Slices
+from stablegrad_optax._statistics import layer_statistics, scale_itself
 
 
 def measure_layers(
@@ -15,18 +18,23 @@ def measure_layers(
     statistic: str = "std",
     is_weight: _groups.IsWeight | None = None,
     stack_axis: _groups.StackAxis | None = None,
-    axis_name: _statistics.AxisName | None = None,
-) -> list[tuple[_groups.Layer, jax.Array]]:
-    """Each layer that has weights, and its scale: a scalar, or a vector over slices."""
+    axis_name: AxisName | None = None,
+    then: Then = scale_itself,
+    args: Any = (),
+) -> list[tuple[_groups.Layer, Any]]:
+    """Each layer that has weights, and its scale: a scalar, or a vector over slices.
+
+    With `then`, ``then(scale, *args)`` in place of the scale.
+    """
     layers = _groups.find_layers(tree, group_by, is_weight, stack_axis)
     layers = [layer for layer in layers if layer.weights]
     leaves = jax.tree.leaves(tree)
     slices = [
         [
-            _statistics.Slices(jnp.asarray(leaves[w.index]), layer.stack_axis_of(w))
+            Slices(jnp.asarray(leaves[w.index]), layer.stack_axis_of(w))
             for w in layer.weights
         ]
         for layer in layers
     ]
-    scales = _statistics.layer_statistics(slices, statistic, axis_name)
-    return list(zip(layers, scales, strict=True))
+    results = layer_statistics(slices, statistic, axis_name, then, args)
+    return list(zip(layers, results, strict=True))

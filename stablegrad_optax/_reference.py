@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stablegrad_optax import _statistics
+from stablegrad_optax._reductions import Slices
+from stablegrad_optax._statistics import layer_statistics
 
 
 def reference_scale(prediction_grads: Any) -> jax.Array:
@@ -40,8 +41,8 @@ def reference_scale(prediction_grads: Any) -> jax.Array:
     leaves = [leaf for leaf in leaves if leaf.size]
     if not leaves:
         raise ValueError("prediction_grads has no floating-point entries.")
-    layer = [_statistics.Slices(leaf, None) for leaf in leaves]
-    return _statistics.layer_statistics([layer])[0]
+    layer = [Slices(leaf, None) for leaf in leaves]
+    return layer_statistics([layer])[0]
 
 
 def value_and_grad_with_reference(

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jax.typing import ArrayLike
 
-from stablegrad_optax import _groups, _measure, _statistics
+from stablegrad_optax import _groups, _measure, _rescaling, _statistics
+from stablegrad_optax._reductions import AxisName
 
 StableGradState = optax.EmptyState
 
@@ -20,7 +20,7 @@ def stablegrad(
     is_weight: _groups.IsWeight | None = None,
     stack_axis: _groups.StackAxis | None = None,
     max_gain: ArrayLike | None = None,
-    axis_name: _statistics.AxisName | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rescales the gradient of each layer to a reference scale.
 
@@ -116,6 +116,7 @@ def stablegrad(
             reference = default_reference
         else:
             _check_reference(reference)
+        bound = None if max_gain is None else _as_float(max_gain)
         leaves, treedef = jax.tree.flatten(updates)
         layers = _measure.measure_layers(
             updates,
@@ -124,102 +125,20 @@ def stablegrad(
             is_weight=is_weight,
             stack_axis=stack_axis,
             axis_name=axis_name,
+            then=_rescaling.gain,
+            args=(_unless_one(reference), bound),
         )
-        for layer, scale in layers:
-            divisor, factor = _gain(scale, reference, max_gain)
+        for layer, gain in layers:
             for leaf in layer.members:
-                leaves[leaf.index] = _rescale(
+                leaves[leaf.index] = _rescaling.rescale(
                     jnp.asarray(leaves[leaf.index]),
-                    divisor,
-                    factor,
+                    gain,
                     layer.stack_axis_of(leaf),
-                    saturate=_can_overflow(leaf),
+                    _can_overflow(leaf),
                 )
         return jax.tree.unflatten(treedef, leaves), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _gain(
-    scale: jax.Array, reference: ArrayLike, max_gain: ArrayLike | None
-) -> tuple[jax.Array, jax.Array | None]:
-    """The gain as a divisor σ and a factor ρ: their ratio may leave the range.
-
-    (1, 1) where σ is zero, (1, max_gain) where ρ/σ is above it. A factor of 1 is None:
-    an operation less to compile for each leaf.
-    """
-    one = lax.full_like(scale, 1)
-    is_zero = lax.eq(scale, lax.full_like(scale, 0))
-    if max_gain is None and _is_concrete(reference) and np.asarray(reference) == 1:
-        return lax.select(is_zero, one, scale), None
-    factor = _like(scale, reference)
-    if max_gain is not None:
-        bound = _like(scale, max_gain)
-        is_bound = lax.gt(factor, lax.mul(bound, scale))
-        scale = lax.select(is_bound, one, scale)
-        factor = lax.select(is_bound, bound, factor)
-    return lax.select(is_zero, one, scale), lax.select(is_zero, one, factor)
-
-
-def _like(scale: jax.Array, scalar: ArrayLike) -> jax.Array:
-    scalar = jnp.asarray(scalar)
-    if jnp.iscomplexobj(scalar):  # optax.inject_hyperparams on a complex tree
-        scalar = lax.real(scalar)
-    return lax.full_like(scale, lax.convert_element_type(scalar, scale.dtype))
-
-
-def _rescale(
-    leaf: jax.Array,
-    divisor: jax.Array,
-    factor: jax.Array | None,
-    stack_axis: int | None,
-    *,
-    saturate: bool,
-) -> jax.Array:
-    """Leaf / divisor · factor in the leaf's dtype, computed in that of the divisor.
-
-    With `saturate`, a finite entry stays finite where the result leaves the leaf's
-    dtype; a NaN or Inf becomes NaN.
-    """
-    if jnp.iscomplexobj(leaf):
-        parts = (lax.real(leaf), lax.imag(leaf))
-        return lax.complex(
-            *(
-                _rescale(x, divisor, factor, stack_axis, saturate=saturate)
-                for x in parts
-            )
-        )
-
-    def along(scalar):
-        axes = () if stack_axis is None else (stack_axis,)
-        return lax.broadcast_in_dim(scalar, leaf.shape, axes)
-
-    # The derivative of x/σ by σ holds σ⁻², which leaves the range; that of 1/r at
-    # r = σ/u = 1 does not. The inverse of a large σ would be subnormal: x is divided.
-    unit = lax.stop_gradient(divisor)
-    inverse = lax.div(lax.full_like(unit, 1), lax.div(divisor, unit))
-
-    def divided(x):
-        return lax.mul(lax.div(x, along(unit)), along(inverse))
-
-    wide = lax.convert_element_type(leaf, divisor.dtype)
-    scaled = divided(wide)
-    if factor is not None and not saturate:
-        scaled = lax.mul(scaled, along(factor))
-    elif factor is not None:
-        # An entry that is too large to be divided first is not too small to be second.
-        scaled = lax.select(
-            lax.is_finite(scaled),
-            lax.mul(scaled, along(factor)),
-            divided(lax.mul(wide, along(factor))),
-        )
-    if saturate:
-        limit = scaled.dtype.type(float(jnp.finfo(leaf.dtype).max))
-        # The product with zero keeps what is not finite visible, for less code to
-        # compile than a select: it is in every bias.
-        nothing = lax.mul(wide, lax.full_like(wide, 0))
-        scaled = lax.add(lax.clamp(-limit, scaled, limit), nothing)
-    return lax.convert_element_type(scaled, leaf.dtype)
 
 
 def _can_overflow(leaf: _groups.Leaf) -> bool:
@@ -229,6 +148,17 @@ def _can_overflow(leaf: _groups.Leaf) -> bool:
     float16 cannot hold. A bias can be far larger than its layer's weights.
     """
     return not leaf.is_weight or float(jnp.finfo(leaf.dtype).max) < 1e30
+
+
+def _as_float(scalar: ArrayLike) -> jax.Array:
+    scalar = jnp.asarray(scalar)
+    is_float = jnp.issubdtype(scalar.dtype, np.inexact)
+    return scalar if is_float else scalar.astype(jnp.result_type(float))
+
+
+def _unless_one(reference: ArrayLike) -> jax.Array | None:
+    is_one = _is_concrete(reference) and np.asarray(reference) == 1
+    return None if is_one else _as_float(reference)
 
 
 def _is_concrete(x: ArrayLike) -> bool:

@@ -1,30 +1,19 @@
-r"""The scale of a layer: a standard deviation that is safe and, if it can be, one read.
+"""The scale of each layer: which form of it where, and its derivative.
 
-With N entries x of a layer, pooled over its weight leaves,
+Large layers take the raw form, which reads the gradient once, and where that is not
+accurate a `lax.cond` takes the centred form (see `_forms.py`). Under `vmap` the
+condition becomes a select, which is as right and reads more. Small layers do without a
+condition: the wide form on a CPU, the centred one elsewhere.
 
-    m = Σ x / N        σ² = Σ |x - m|² / N        rms² = σ² + |m|²
-
-The textbook form fails where squares leave the range of the dtype: in float32 below
-1e-19 and above 1e+19, which vanishing and exploding gradients reach. Two forms are
-used.
-
-*Centred*: Σ |(x - m) / a|² with a ≈ max |x|, which neither overflows nor underflows,
-whatever the gradient, nor cancels. It has no branch and reads a leaf three times, but
-only once from memory if the leaf is small enough for the cache.
-
-*Raw*: Σ x and Σ |x|² in one read, σ² = Σ |x|²/N - |m|². It loses digits if |m| ≫ σ, and
-range as above, but both show in the two sums. Large layers use it, and where one of
-them is not accurate a `lax.cond` for all of them takes the centred form instead. Under
-`vmap` the condition becomes a select, which is as right and reads more.
-
-What is done for each layer is written in lax rather than jnp: with a thousand of them,
-tracing operators would take as long as compiling the rest.
+On a CPU each large layer has a condition of its own, so that the optimizer's pass over
+a layer starts while its gradient is still in the cache. For the same reason what is
+wanted of the scale, the gain, is computed inside the condition (`then`): each step
+between the sums and the optimizer lets the sums of other layers pass ahead. On a GPU a
+condition costs a round trip to the host, so all layers share one.
 """
 
-import dataclasses
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,33 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-STATISTICS = ("std", "rms")
+from stablegrad_optax import _forms
+from stablegrad_optax._forms import Plan, Then
+from stablegrad_optax._reductions import AxisName, Layer, Slices, along, real
 
-AxisName = str | Sequence[str]
+STATISTICS = ("std", "rms")
 
 # The leaves of a layer with no more entries than this stay in the cache between the
 # reads of the centred form (float32: 64 KiB).
 _SMALL_LAYER = 2**14
-
-# Below |mean| / (_DEGENERATE sqrt(N)) the std is no scale for the entries: they are all
-# equal but for noise. The rms stands in there, so no entry of g/σ exceeds
-# (_DEGENERATE + 1) sqrt(N).
-_DEGENERATE = 32
-
-# The raw form is used while its variance keeps this share of the mean square; the
-# relative error of σ from cancellation is then at most 32 roundings.
-_CONDITIONED = 2.0**-6
-
-
-@dataclasses.dataclass(frozen=True)
-class Slices:
-    """A weight leaf and the axis along which layers are stacked in it, if any."""
-
-    values: jax.Array
-    stack_axis: int | None
-
-
-Layers = Sequence[Sequence[Slices]]
 
 
 def check_statistic(statistic: str) -> None:
@@ -70,259 +41,49 @@ def check_statistic(statistic: str) -> None:
         )
 
 
+def scale_itself(scale: jax.Array) -> jax.Array:
+    """The scale and nothing else: the default of `then`."""
+    return scale
+
+
 def layer_statistics(
-    layers: Layers, statistic: str = "std", axis_name: AxisName | None = None
-) -> list[jax.Array]:
+    layers: Sequence[Layer],
+    statistic: str = "std",
+    axis_name: AxisName | None = None,
+    then: Then = scale_itself,
+    args: Any = (),
+) -> list[Any]:
     """The scale of each layer: a scalar, or a vector over the slices if it is stacked.
 
     float32, or float64 for layers with float64 or complex128 leaves. NaN where an entry
     is not finite, zero where all entries are zero.
+
+    Args:
+      layers: their weight leaves.
+      statistic: "std" or "rms".
+      axis_name: mesh axes over which the leaves are sharded.
+      then: a differentiable function at the top level of a module; each layer's result
+        is ``then(scale, *args)``.
+      args: a tuple of pytrees of arrays.
     """
     check_statistic(statistic)
     if axis_name is not None and not isinstance(axis_name, str):
         axis_name = tuple(axis_name)
     layers = [_in_accumulation_dtype(layer) for layer in layers]
-    stack_axes = tuple(tuple(leaf.stack_axis for leaf in layer) for layer in layers)
-    values = [[leaf.values for leaf in layer] for layer in layers]
-    return _scales(_Static(statistic, stack_axes, axis_name), values)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Static:
-    """What the scales need to know beside the arrays; hashable for custom_jvp."""
-
-    statistic: str
-    stack_axes: tuple[tuple[int | None, ...], ...]
-    axis_name: AxisName | None
-
-
-def _layers(static: _Static, values: Any) -> list[list[Slices]]:
-    return [
-        [Slices(x, axis) for x, axis in zip(layer, axes, strict=True)]
-        for layer, axes in zip(values, static.stack_axes, strict=True)
-    ]
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _scales(static: _Static, values: Any) -> list[jax.Array]:
-    reduce = _Reduction(static.axis_name)
-    robust = {"std": _robust_std, "rms": _robust_rms}[static.statistic]
-    raw = {"std": _raw_std, "rms": _raw_rms}[static.statistic]
-
-    layers = _layers(static, values)
-    scales: dict[int, jax.Array] = {}
-    large = []
-    for i, layer in enumerate(layers):
-        if _size(layer) > _SMALL_LAYER:
-            large.append(i)
-        else:
-            scales[i] = robust(layer, reduce)
-    if large:
-        raws, accurate = zip(*(raw(layers[i], reduce) for i in large), strict=True)
-        # One condition for all: on a GPU each costs a round trip to the host.
-        of_large = lax.cond(
-            functools.reduce(lax.bitwise_and, accurate),
-            lambda: list(raws),
-            lambda: [robust(layers[i], reduce) for i in large],
+    plans = tuple(
+        Plan(
+            statistic,
+            tuple(leaf.stack_axis for leaf in layer),
+            axis_name,
+            sum(leaf.values.size for leaf in layer) <= _SMALL_LAYER,
         )
-        scales.update(zip(large, of_large, strict=True))
-    return [scales[i] for i in range(len(layers))]
-
-
-@_scales.defjvp
-def _scales_jvp(static, primals, tangents):
-    """The derivative dσ = Σ Re(conj(x - c) dx) / (N σ).
-
-    c is the mean for the std, and zero for the rms. Written with (x - c) / σ, and zero
-    at σ = 0, it stays in range; differentiating the primal code would not, and would
-    give NaN at zero.
-    """
-    (values,), (tangent_values,) = primals, tangents
-    reduce = _Reduction(static.axis_name)
-    scales = _scales(static, values)
-    scale_dots = []
-    for layer, layer_dot, scale in zip(
-        _layers(static, values), _layers(static, tangent_values), scales, strict=True
-    ):
-        mean, std = _moments(layer, reduce)
-        if static.statistic == "rms":
-            centre = lax.full_like(mean, 0)
-        else:
-            is_rms = _is_degenerate(mean, std, reduce.count(layer))
-            centre = lax.select(is_rms, lax.full_like(mean, 0), mean)
-        one = lax.full_like(scale, 1)
-        inverse = lax.select(
-            scale > 0, one / lax.select(scale > 0, scale, one), 0 * one
-        )
-        terms = [
-            Slices(_real(_scores(x, centre, inverse) * dx.values), x.stack_axis)
-            for x, dx in zip(layer, layer_dot, strict=True)
-        ]
-        total = reduce(terms, lambda x: x.values)
-        scale_dots.append(_times(total, 1 / reduce.count(layer)))
-    return scales, scale_dots
-
-
-def _scores(leaf: Slices, centre: jax.Array, inverse: jax.Array) -> jax.Array:
-    """conj(x - centre) / σ."""
-    deviation = leaf.values - _along(centre, leaf)
-    if jnp.iscomplexobj(deviation):
-        deviation = lax.conj(deviation)
-    return deviation * _along(inverse, leaf).astype(deviation.dtype)
-
-
-# --- One read, and whether it was enough ---
-
-
-def _raw_std(layer: Sequence[Slices], reduce: "_Reduction"):
-    share = 1 / reduce.count(layer)
-    mean = _times(reduce(layer, lambda x: x.values), share)
-    mean_square = _raw_mean_square(layer, reduce)
-    variance = mean_square - _square(mean)
-    is_conditioned = variance > _times(mean_square, _CONDITIONED)
-    scale = lax.sqrt(lax.max(variance, lax.full_like(variance, 0)))
-    return scale, _all(_in_range(mean_square) & is_conditioned)
-
-
-def _raw_rms(layer: Sequence[Slices], reduce: "_Reduction"):
-    mean_square = _raw_mean_square(layer, reduce)
-    return lax.sqrt(mean_square), _all(_in_range(mean_square))
-
-
-def _raw_mean_square(layer: Sequence[Slices], reduce: "_Reduction") -> jax.Array:
-    # Nothing but the squares of the entries inside the sum: XLA's CPU backend has a
-    # kernel for it, several times as fast as those that it compiles.
-    return _times(reduce(layer, lambda x: _square(x.values)), 1 / reduce.count(layer))
-
-
-def _in_range(mean_square: jax.Array) -> jax.Array:
-    # Squares below the smallest normal number are lost; they do not matter while the
-    # mean square is far above it. An overflow or a NaN makes the comparison false.
-    info = np.finfo(mean_square.dtype)
-    return (mean_square > info.tiny / info.eps) & (mean_square < info.max)
-
-
-def _all(condition: jax.Array) -> jax.Array:
-    return jnp.all(condition) if condition.ndim else condition
-
-
-# --- Right over the whole range ---
-
-
-def _robust_std(layer: Sequence[Slices], reduce: "_Reduction") -> jax.Array:
-    """The std; where that is but rounding noise beside the mean, the rms, |mean|."""
-    mean, std = _moments(layer, reduce)
-    is_rms = _is_degenerate(mean, std, reduce.count(layer))
-    return lax.select(is_rms, lax.abs(mean), std)
-
-
-def _robust_rms(layer: Sequence[Slices], reduce: "_Reduction") -> jax.Array:
-    unit = _unit(layer, reduce)
-    mean_square = reduce(layer, lambda x: _square(_in_units(x, unit)))
-    return lax.sqrt(_times(mean_square, 1 / reduce.count(layer))) * unit
-
-
-def _is_degenerate(mean: jax.Array, std: jax.Array, count: int) -> jax.Array:
-    return lax.le(std, _times(lax.abs(mean), 1 / (_DEGENERATE * math.sqrt(count))))
-
-
-def _moments(layer: Sequence[Slices], reduce: "_Reduction"):
-    """Mean and std, centred before squaring, in units of the largest magnitude."""
-    share = 1 / reduce.count(layer)
-    unit = _unit(layer, reduce)
-    mean = _times(reduce(layer, lambda x: _in_units(x, unit)), share)
-    mean_square = _times(
-        reduce(layer, lambda x: _square(lax.sub(_in_units(x, unit), _along(mean, x)))),
-        share,
+        for layer in layers
     )
-    mean = lax.mul(mean, lax.convert_element_type(unit, mean.dtype))
-    return mean, lax.mul(lax.sqrt(mean_square), unit)
+    values = [[leaf.values for leaf in layer] for layer in layers]
+    return _results(plans, then, values, args)
 
 
-def _unit(layer: Sequence[Slices], reduce: "_Reduction") -> jax.Array:
-    """A power of two near the largest magnitude: in this unit squares are in range.
-
-    Dividing by it is exact. Half the magnitude is rounded, since the largest numbers
-    would be rounded up to infinity.
-    """
-    half = _times(lax.stop_gradient(reduce.max(layer, _magnitude)), 0.5)
-    exponent_bits = np.finfo(half.dtype).nexp
-    unit = lax.reduce_precision(half, exponent_bits, mantissa_bits=0)
-    zero, one = lax.full_like(unit, 0), lax.full_like(unit, 1)
-    return lax.select(lax.eq(unit, zero), one, unit)
-
-
-def _in_units(leaf: Slices, unit: jax.Array) -> jax.Array:
-    # Dividing by a scalar in the loop saves compiling a kernel for its inverse.
-    unit = lax.convert_element_type(unit, leaf.values.dtype)
-    return lax.div(leaf.values, _along(unit, leaf))
-
-
-# --- Sums over a layer ---
-
-
-class _Reduction:
-    """Sums over the entries of each slice of a layer, and over shards of the mesh."""
-
-    def __init__(self, axis_name: AxisName | None):
-        self.axis_name = axis_name
-        self.shards = 1 if axis_name is None else _axis_size(axis_name)
-
-    def count(self, layer: Sequence[Slices]) -> int:
-        """Entries in a layer, over all shards; in one slice of it if it is stacked."""
-        return self.shards * _count(layer)
-
-    def __call__(
-        self, layer: Sequence[Slices], term: Callable[[Slices], jax.Array]
-    ) -> jax.Array:
-        total = functools.reduce(lax.add, [_sum(term(x), x.stack_axis) for x in layer])
-        return total if self.axis_name is None else lax.psum(total, self.axis_name)
-
-    def max(
-        self, layer: Sequence[Slices], term: Callable[[jax.Array], jax.Array]
-    ) -> jax.Array:
-        """The largest term, none of which may be negative."""
-        of_leaves = [_max(term(x.values), x.stack_axis) for x in layer]
-        largest = functools.reduce(lax.max, of_leaves)
-        return largest if self.axis_name is None else lax.pmax(largest, self.axis_name)
-
-
-def _sum(x: jax.Array, stack_axis: int | None) -> jax.Array:
-    return lax.reduce(x, x.dtype.type(0), lax.add, _other_axes(x, stack_axis))
-
-
-def _max(x: jax.Array, stack_axis: int | None) -> jax.Array:
-    return lax.reduce(x, x.dtype.type(-np.inf), lax.max, _other_axes(x, stack_axis))
-
-
-def _other_axes(x: jax.Array, stack_axis: int | None) -> tuple[int, ...]:
-    return tuple(axis for axis in range(x.ndim) if axis != stack_axis)
-
-
-def _along(statistic: jax.Array, leaf: Slices) -> jax.Array:
-    """Broadcasts a layer's statistic to the shape of one of its leaves."""
-    axes = () if leaf.stack_axis is None else (leaf.stack_axis,)
-    return lax.broadcast_in_dim(statistic, leaf.values.shape, axes)
-
-
-def _square(x: jax.Array) -> jax.Array:
-    if jnp.iscomplexobj(x):
-        return lax.add(lax.square(lax.real(x)), lax.square(lax.imag(x)))
-    return lax.mul(x, x)
-
-
-def _real(x: jax.Array) -> jax.Array:
-    return lax.real(x) if jnp.iscomplexobj(x) else x
-
-
-def _magnitude(x: jax.Array) -> jax.Array:
-    """|x|, or the larger of |Re x| and |Im x|, which cannot overflow."""
-    if jnp.iscomplexobj(x):
-        return lax.max(lax.abs(lax.real(x)), lax.abs(lax.imag(x)))
-    return lax.abs(x)
-
-
-def _in_accumulation_dtype(layer: Sequence[Slices]) -> list[Slices]:
+def _in_accumulation_dtype(layer: Layer) -> list[Slices]:
     dtypes = [jnp.finfo(leaf.values.dtype) for leaf in layer]
     # By hand, since these promotions are meant and strict promotion would forbid them.
     is_wide = any(info.bits == 64 for info in dtypes)
@@ -335,22 +96,99 @@ def _in_accumulation_dtype(layer: Sequence[Slices]) -> list[Slices]:
     ]
 
 
-def _times(x: jax.Array, factor: float) -> jax.Array:
-    # A factor of the array's own dtype: no promotion, strict or not.
-    return lax.mul(x, lax.full_like(x, factor))
-
-
-def _count(layer: Sequence[Slices]) -> int:
-    """Entries in a layer, on this shard; in one slice of it if it is stacked."""
-    return sum(
-        math.prod(n for a, n in enumerate(x.values.shape) if a != x.stack_axis)
-        for x in layer
+# The condition is jitted, so that outside of jit it is not compiled anew each time.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _results(plans: tuple[Plan, ...], then: Then, values: Any, args: Any) -> list[Any]:
+    if not plans:
+        return []
+    return lax.platform_dependent(
+        values,
+        args,
+        cpu=functools.partial(_layer_by_layer, plans, then),
+        default=functools.partial(_all_layers, plans, then),
     )
 
 
-def _size(layer: Sequence[Slices]) -> int:
-    return sum(leaf.values.size for leaf in layer)
+def _layer_by_layer(plans: Sequence[Plan], then: Then, values: Any, args: Any):
+    """For a CPU: no layer waits for another one."""
+    results = []
+    for plan, x in zip(plans, values, strict=True):
+        if not plan.is_small:
+            form = _forms.guarded
+        elif np.finfo(x[0].dtype).bits == 32:
+            form = _forms.wide
+        else:
+            form = _forms.centred
+        results.append(form(plan, then, x, args))
+    return results
 
 
-def _axis_size(axis_name: AxisName) -> int:
-    return lax.psum(1, axis_name)
+def _all_layers(plans: Sequence[Plan], then: Then, values: Any, args: Any):
+    """For an accelerator: one condition for all layers, however many."""
+    layers = list(zip(plans, values, strict=True))
+    results: dict[int, Any] = {}
+    large = []
+    for i, (plan, x) in enumerate(layers):
+        if plan.is_small:
+            results[i] = _forms.centred(plan, then, x, args)
+        else:
+            large.append(i)
+    if large:
+        variances, accurate = zip(*(_forms.raw(*layers[i]) for i in large), strict=True)
+
+        def centred(i: int):
+            plan, x = layers[i]
+            return _forms.centred(plan, then, x, args)
+
+        of_large = lax.cond(
+            functools.reduce(lax.bitwise_and, accurate),
+            lambda: [then(lax.sqrt(variance), *args) for variance in variances],
+            lambda: [centred(i) for i in large],
+        )
+        results.update(zip(large, of_large, strict=True))
+    return [results[i] for i in range(len(layers))]
+
+
+@_results.defjvp
+def _results_jvp(plans, then, primals, tangents):
+    (values, args), (value_dots, arg_dots) = primals, tangents
+    scales = _results(plans, scale_itself, values, ())
+    results, result_dots = [], []
+    for plan, x, dx, scale in zip(plans, values, value_dots, scales, strict=True):
+        scale_dot = _scale_dot(plan, plan.layer(x), plan.layer(dx), scale)
+        result, result_dot = jax.jvp(then, (scale, *args), (scale_dot, *arg_dots))
+        results.append(result)
+        result_dots.append(result_dot)
+    return results, result_dots
+
+
+def _scale_dot(plan: Plan, layer: Layer, layer_dot: Layer, scale: jax.Array):
+    """The derivative dσ = Σ Re(conj(x - c) dx) / (N σ).
+
+    c is the mean for the std, and zero for the rms. Written with (x - c) / σ, and zero
+    at σ = 0, it stays in range; differentiating the primal code would not, and would
+    give NaN at zero.
+    """
+    reduce = plan.reduce
+    mean, std = _forms.moments(layer, reduce)
+    centre = lax.full_like(mean, 0)
+    if plan.statistic == "std":
+        is_rms = _forms.is_degenerate(mean, std, reduce.count(layer))
+        centre = lax.select(is_rms, centre, mean)
+    one = lax.full_like(scale, 1)
+    inverse = lax.select(scale > 0, one / lax.select(scale > 0, scale, one), 0 * one)
+
+    def score(leaf: Slices) -> jax.Array:
+        """conj(x - c) / σ."""
+        shape, axis = leaf.values.shape, leaf.stack_axis
+        deviation = leaf.values - along(centre, shape, axis)
+        if jnp.iscomplexobj(deviation):
+            deviation = lax.conj(deviation)
+        return deviation * along(inverse, shape, axis).astype(deviation.dtype)
+
+    terms = [
+        Slices(real(score(x) * dx.values), x.stack_axis)
+        for x, dx in zip(layer, layer_dot, strict=True)
+    ]
+    return reduce.mean(terms)

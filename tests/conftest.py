@@ -11,6 +11,10 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import hypothesis
+import jax
+import pytest
+
+from stablegrad_optax import _statistics
 
 hypothesis.settings.register_profile(
     "ci", max_examples=40, deadline=None, derandomize=True
@@ -24,6 +28,17 @@ collect_ignore = [
     "float64_checks.py",
     "multiprocess_worker.py",
 ]
+
+
+@pytest.fixture(scope="module", params=["cpu", "accelerator"])
+def platform(request):
+    """The forms of the statistic of a CPU, and those of accelerators, on this CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "accelerator":
+            patch.setattr(_statistics, "_layer_by_layer", _statistics._all_layers)
+        jax.clear_caches()
+        yield request.param
+    jax.clear_caches()
 
 
 # --- What the README's compatibility table is made of ---

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import device_check, overhead
-from stablegrad_optax import _statistics
+from stablegrad_optax import _forms, _statistics
 
 SMALL = {"width": 129, "depth": 2, "leaves": 4}
 
@@ -44,20 +44,30 @@ def test_every_check_passes_and_is_recorded(tmp_path, monkeypatch, capsys):
         assert text in printed
 
 
-def textbook_std(layer, reduce):
+def textbook_std(plan, then, values, args):
     """Squares leave the range of float32."""
-    mean = reduce(layer, lambda x: x.values) / reduce.count(layer)
-    square = reduce(layer, lambda x: jnp.abs(x.values) ** 2) / reduce.count(layer)
-    return jnp.sqrt(square - jnp.abs(mean) ** 2)
+    layer = plan.layer(values)
+    variance = plan.reduce.mean_square(layer) - jnp.abs(plan.reduce.mean(layer)) ** 2
+    return then(jnp.sqrt(variance), *args)
 
 
-def raises(layer, reduce):
+def raises(plan, then, values, args):
     raise NotImplementedError("not on this device")
 
 
+@pytest.fixture
+def fresh_traces():
+    """Nothing traced before is used, and nothing traced here later."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("fresh_traces")
 @pytest.mark.parametrize("broken", [textbook_std, raises])
 def test_a_broken_statistic_fails(broken, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(_statistics, "_robust_std", broken)
+    monkeypatch.setattr(_forms, "guarded", broken)
+    monkeypatch.setattr(_forms, "wide", broken)
     monkeypatch.setattr(device_check, "CHECKS", (device_check.check_scales,))
     out = tmp_path / "device.json"
     with pytest.raises(SystemExit) as exit_info:

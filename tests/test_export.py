@@ -185,6 +185,15 @@ def test_lowers_to_plain_stablehlo_for_all_platforms(exported):
 
 
 @on_all_platforms
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_float64_is_for_cpus(platform):
+    """TPUs emulate it, and consumer GPUs have little of it."""
+    step, arguments = train_step(linen_convnet())
+    program = export.export(step, platforms=[platform])(*arguments)
+    assert ("f64" in program.mlir_module()) == (platform == "cpu")
+
+
+@on_all_platforms
 def test_survives_serialisation(exported):
     pytest.importorskip("flatbuffers", reason="jax.export serialises with flatbuffers")
     _, _, program = exported

@@ -110,6 +110,9 @@ def assert_only_statistics_travel(compiled, grads, stack_axis, axes):
 
 # --- jit: global arrays, of which each device holds a part ---
 
+# Accelerators take other forms of the statistic than the CPUs that are here.
+both_platforms = pytest.mark.usefixtures("platform")
+
 
 def over_largest_axis(leaf):
     """Fully sharded data parallel: each leaf is split over its largest axis."""
@@ -156,6 +159,7 @@ TWO_AXES = [
 ]
 
 
+@both_platforms
 @pytest.mark.parametrize(
     ("spec", "stack_axis", "shape", "statistic"),
     [
@@ -187,6 +191,7 @@ def test_jit(spec, stack_axis, shape, statistic):
         assert moved
 
 
+@both_platforms
 @FSDP
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 @both_statistics
@@ -200,6 +205,7 @@ def test_jit_beyond_the_range_of_squares(scale, statistic):
     assert_close(updates, function(grads))
 
 
+@both_platforms
 @FSDP
 @pytest.mark.parametrize("layer", ["small", "large"])
 def test_jit_a_nan_on_one_device_reaches_its_layer_on_all(layer):

@@ -9,12 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stablegrad_optax import _statistics
-from stablegrad_optax._statistics import Slices, layer_statistics
+from stablegrad_optax import _forms, _statistics
+from stablegrad_optax._reductions import Slices
+from stablegrad_optax._statistics import layer_statistics
 
 # One layer on each side of the size at which the statistic is taken in one read.
 SMALL, LARGE = (48, 40), (300, 256)
 SHAPES = [SMALL, LARGE]
+
+
+pytestmark = pytest.mark.usefixtures("platform")
 
 
 def test_shapes_are_on_both_sides():
@@ -162,7 +166,7 @@ def test_bounds_for_any_finite_entries(x):
     if largest == 0:
         assert scale == 0
         return
-    factor = _statistics._DEGENERATE + 1.01
+    factor = _forms.DEGENERATE + 1.01
     assert np.isfinite(scale)
     assert largest / scale <= factor * np.sqrt(x.size)
     assert scale <= largest * 1.00001
@@ -216,23 +220,47 @@ def test_vmap_over_large_layers():
     np.testing.assert_allclose(got, x.std((1, 2)), rtol=1e-5)
 
 
-def count_reads(x):
-    """How many reductions the compiled normal case makes of a large gradient."""
-    jaxpr = jax.make_jaxpr(lambda x: layer_statistics([[Slices(x, None)]])[0])(x)
-    (call,) = [e for e in jaxpr.eqns if "jvp" in e.primitive.name]
-    body = call.params["call_jaxpr"].jaxpr
-    sums = [e for e in body.eqns if e.primitive.name == "reduce_sum"]
-    return sums, [e for e in body.eqns if e.primitive.name == "cond"]
+def equations(jaxpr, conditional=False):
+    """Each equation of a jaxpr and those within, and whether it is in a branch."""
+    for equation in jaxpr.eqns:
+        yield equation, conditional
+        is_cond = conditional or equation.primitive.name == "cond"
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            if hasattr(inner, "eqns"):
+                yield from equations(getattr(inner, "jaxpr", inner), is_cond)
 
 
-def test_large_layers_are_read_once():
-    x = jnp.zeros(LARGE)
-    sums, conds = count_reads(x)
-    # Σ x and Σ x²: independent of each other, so that XLA may take both in one read.
-    assert len(sums) == 2
-    (cond,) = conds
-    branches = [b.jaxpr.eqns for b in cond.params["branches"]]
-    assert min(len(eqns) for eqns in branches) == 0
+def test_large_layers_are_read_once(platform):
+    """Σ x and Σ x² of each, independent of each other; the rest is in a condition."""
+    plan = _forms.Plan("std", (None,), None, is_small=False)
+    choose = {
+        "cpu": _statistics._layer_by_layer,
+        "accelerator": _statistics._all_layers,
+    }[platform]
+
+    def scales(x, y):
+        then = _statistics.scale_itself
+        return choose([plan, plan], then, [[x], [y]], ())
+
+    x, y = jnp.zeros(LARGE), jnp.zeros((2, *LARGE))
+    found = [
+        (equation.invars[0].aval.size, conditional)
+        for equation, conditional in equations(jax.make_jaxpr(scales)(x, y).jaxpr)
+        if equation.primitive.name in ("reduce_sum", "reduce_max", "reduce")
+    ]
+    unconditional = [size for size, conditional in found if not conditional]
+    assert sorted(unconditional) == [x.size, x.size, y.size, y.size]
+    # The centred form: the largest entry, the sum and that of squares.
+    assert len([size for size, conditional in found if conditional]) == 6
+
+
+def test_float64_is_a_matter_of_small_layers_on_a_cpu(platform):
+    layers = [[Slices(jnp.zeros(shape), None)] for shape in SHAPES]
+    jaxpr = jax.make_jaxpr(lambda: layer_statistics(layers))().jaxpr
+    found = {v.aval.dtype for e, _ in equations(jaxpr) for v in e.outvars}
+    assert (np.dtype(np.float64) in found) == (platform == "cpu")
 
 
 def test_unknown_statistic():
