@@ -7,6 +7,7 @@ import jax
 import optax
 
 import stablegrad_optax as sg
+from examples.common.runs import RunError
 
 Base = Literal["sgd", "adam", "lion", "muon"]
 ScaleControl = Literal[
@@ -46,6 +47,11 @@ def base(
         case "lion":
             return optax.lion(learning_rate)
         case "muon":
+            if not hasattr(optax.contrib, "MuonDimensionNumbers"):
+                raise RunError(
+                    "--optimizer muon needs optax 0.2.6 or newer for stacked layers, "
+                    f"this is {optax.__version__}."
+                )
             return optax.contrib.muon(
                 learning_rate,
                 muon_weight_dimension_numbers=lambda params: _matrices(

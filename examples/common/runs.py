@@ -36,15 +36,19 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.path.resolve().name
 
     @property
     def settings(self) -> dict[str, Any]:
-        return _read(self.path / "settings.json", "a run")
+        return read_json(self.path / "settings.json", "a run")
 
     @property
     def metrics(self) -> dict[str, Any]:
-        return _read(self.path / "metrics.json", "a finished run")
+        return read_json(self.path / "metrics.json", "a finished run")
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "metrics.json").exists()
 
     def history(self) -> Iterator[dict[str, Any]]:
         """The lines of the history, oldest first."""
@@ -60,8 +64,11 @@ class Run:
     def restore(self, template: Callable[[int], Any]) -> tuple[int, Any] | None:
         """The newest checkpoint: its step and state; None if there is none.
 
-        `template` gives the form of the state at a step, as ShapeDtypeStructs.
+        `template` gives the form of the state at a step, as ShapeDtypeStructs; the
+        state is of NumPy arrays.
         """
+        if not (self.path / "checkpoints").is_dir():
+            return None
         with self._checkpoints() as manager:
             step = manager.latest_step()
             if step is None:
@@ -82,20 +89,25 @@ class Recording(Run):
     def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool):
         super().__init__(path)
         self._settings = dict(settings)
-        check_writable(path)
-        existing = path / "settings.json"
-        if existing.exists() and resume:
+        check_writable(path, "--out")
+        written = path / "settings.json"
+        if written.exists() and resume:
             _check_same(_jsonable(self._settings), self.settings)
-        elif existing.exists():
+        elif written.exists():
             raise RunError(
-                f"{path} holds a run already: add --resume to go on with it, or choose "
-                "another --out."
+                f"--out {path} holds a run already: add --resume to go on with it, or "
+                "choose another folder."
+            )
+        elif (path / "checkpoints").exists() or (path / "history.jsonl").exists():
+            raise RunError(
+                f"--out {path} holds what is left of a run without settings.json: "
+                "choose another folder."
             )
         else:
-            write_json(existing, self._settings)
-        self._manager = self._checkpoints()
+            write_json(written, self._settings)
 
     def __enter__(self) -> "Recording":
+        self._manager = self._checkpoints()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -118,6 +130,8 @@ class Recording(Run):
 
     def save(self, step: int, state: Any) -> None:
         """Writes a checkpoint while training goes on."""
+        # Copied: the next step may be given the buffers of this one to write to.
+        state = jax.tree.map(np.array, state)
         self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def finish(self, results: Mapping[str, Any]) -> None:
@@ -131,6 +145,7 @@ class Recording(Run):
                 "optax": optax.__version__,
                 "stablegrad_optax": sg.__version__,
             },
+            "platform": jax.default_backend(),
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
             **results,
@@ -138,7 +153,7 @@ class Recording(Run):
         write_json(self.path / "metrics.json", record)
 
 
-def check_writable(path: Path, free_bytes: int = 2**26) -> None:
+def check_writable(path: Path, option: str, free_bytes: int = 2**26) -> None:
     """Makes a folder, and finds out before a long run whether it can be written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -147,18 +162,34 @@ def check_writable(path: Path, free_bytes: int = 2**26) -> None:
         probe.unlink()
         status = os.statvfs(path)
     except OSError as error:
-        raise RunError(f"cannot write to {path}: {error.strerror}.") from None
+        raise RunError(
+            f"{option} must be a folder that can be written to, got {path}: "
+            f"{error.strerror}."
+        ) from None
     free = status.f_bavail * status.f_frsize
     if free < free_bytes:
         raise RunError(
-            f"{path} has {free / 2**20:.0f} MiB left, a run needs "
-            f"{free_bytes / 2**20:.0f} MiB at least."
+            f"{option} needs {free_bytes / 2**20:.0f} MiB of free space, {path} has "
+            f"{free / 2**20:.0f} MiB."
         )
 
 
 def write_json(path: Path, record: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    _write(path, json.dumps(_jsonable(record), indent=1) + "\n")
+    _write(path, json.dumps(_jsonable(record), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """An object from a file that belongs to `what`."""
+    try:
+        record = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{path.parent} is not {what}: no {path.name} in it.") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}.") from None
+    if not isinstance(record, dict):
+        raise RunError(f"cannot read {path}: it must hold a JSON object.")
+    return record
 
 
 def _write(path: Path, text: str) -> None:
@@ -167,26 +198,17 @@ def _write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _read(path: Path, what: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise RunError(f"{path.parent} is not {what}: no {path.name} in it.") from None
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunError(f"cannot read {path}: {error}.") from None
-
-
 def _check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     for name in sorted(set(now) | set(before)):
         if now.get(name) != before.get(name):
             raise RunError(
-                f"cannot resume: {name} was {before.get(name)!r} in this run and is "
-                f"{now.get(name)!r} now."
+                f"--resume needs the settings of the run: {name} was "
+                f"{before.get(name)!r} and is {now.get(name)!r} now."
             )
 
 
 def _dumps(record: Any) -> str:
-    return json.dumps(_jsonable(record))
+    return json.dumps(_jsonable(record), allow_nan=False)
 
 
 def _jsonable(value: Any) -> Any:
@@ -197,7 +219,7 @@ def _jsonable(value: Any) -> Any:
         return {str(k): _jsonable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_jsonable(v) for v in value]
-    if isinstance(value, (np.ndarray, jax.Array)):
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         return _jsonable(np.asarray(value).tolist())
     if isinstance(value, Path):
         return str(value)

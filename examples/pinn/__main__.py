@@ -1,27 +1,28 @@
-"""Deep physics-informed networks: train, evaluate, plot and compare.
+"""Deep physics-informed networks: train, evaluate, plot, study, collect and compare.
 
 python -m examples.pinn train --problem poisson --depth 64 --out runs/poisson
 python -m examples.pinn --help
 """
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import jax
+import matplotlib
 import numpy as np
 import tyro
 from rich.console import Console
 
-from examples.common import progress
+from examples.common import command_line, progress
 from examples.common.runs import Recording, Run, RunError, check_writable
-from examples.pinn import config as configuration
-from examples.pinn import report
+from examples.pinn import records, studies
 from examples.pinn.config import Config
+from examples.pinn.tables import table
 
-if TYPE_CHECKING:
-    from examples.pinn.train import Program
+Paths = tyro.conf.Positional[tuple[Path, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,35 +50,74 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True)
-class Compare:
-    """One table and one figure of several runs."""
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of finished runs."""
-    out: Path = Path("comparison.png")
-    """File for the figure."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Study:
     """Train a named set of runs, those that are not finished yet."""
 
+    name: tyro.conf.Positional[studies.StudyName]
+    """Which set: examples/pinn/studies.py says what is in it."""
     out: Path
     """Folder for the folders of the runs."""
     only: str = ""
-    """Take runs with this text in their name only, such as "depth64-adam"."""
-    steps: int = 2000
-    """Steps of each run."""
-    seeds: int = 5
-    """Seeds of each run."""
+    """Take runs only in whose name this regular expression is found: depth64-adam."""
+    depths: tuple[int, ...] | None = None
+    """Other depths than those of the set; so for the options below."""
+    lr: tuple[float, ...] | None = None
+    seeds: int | None = None
+    steps: int | None = None
+    lbfgs_steps: int | None = None
+    dtype: Literal["float32", "float64"] | None = None
+
+    def runs(self) -> studies.Runs:
+        """The runs to be made, by name, all of them checked."""
+        names = ("lr", "seeds", "steps", "lbfgs_steps", "dtype")
+        changes = {name: getattr(self, name) for name in names}
+        changes = {name: x for name, x in changes.items() if x is not None}
+        runs = studies.runs(self.name, self.out, self.depths, changes)
+        try:
+            chosen = {n: run for n, run in runs.items() if re.search(self.only, n)}
+        except re.error as error:
+            raise RunError(f"--only must be a regular expression: {error}.") from None
+        if not chosen:
+            raise RunError(
+                f"--only must be found in the name of a run, got {self.only}; one is "
+                f"{next(iter(runs))}."
+            )
+        for run in chosen.values():
+            run.check()
+        return chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """One JSON file of several finished runs: settings and results."""
+
+    runs: Paths
+    """Folders of finished runs."""
+    out: Path
+    """File for the records."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """One table and one figure of several runs.
+
+    Errors over learning rates for runs of one depth; over depth for runs of several,
+    each method at its best rate.
+    """
+
+    runs: Paths
+    """Folders of finished runs, or files that `collect` wrote."""
+    out: Path = Path("comparison.png")
+    """File for the figure."""
 
 
 Command = (
     Annotated[Config, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
+    | Annotated[Study, tyro.conf.subcommand("study")]
+    | Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Study, tyro.conf.subcommand("depth-study")]
 )
 
 
@@ -88,145 +128,167 @@ def set_numerics(config: Config) -> None:
 
 
 def train(config: Config, console: Console) -> None:
-    config.check()
-    set_numerics(config)
+    from examples.pinn.objective import network_of
+    from examples.pinn.phases import optimizer_of
     from examples.pinn.train import Program
 
+    config.check()
+    set_numerics(config)
+    # Whether options go together is found out before a folder is made.
+    network_of(config), optimizer_of(config, config.lr[0])
     with Recording(config.out, config.settings(), resume=config.resume) as run:
-        program = Program(config)
-        found = run.resume(program.template)
-        if found is not None:
-            program.restore(*found)
-            console.print(f"Resumed at step {program.step}.")
-        _train(program, run, console)
-        last = list(run.history())[-1]
-        run.finish(
-            {
-                "relative_l2": last["relative_l2"],
-                "loss": last["loss"],
-                "stopped_at_step": program.columns.stopped_at,
-                "steps_per_second": program.steps_per_second,
-                "compile_seconds": program.compile_seconds,
-            }
-        )
-    console.print(report.table([Run(config.out)]))
-    console.print(f"Run: {config.out}", soft_wrap=True)
+        if run.finished:
+            console.print(
+                f"{config.out} is finished already: nothing to do.", soft_wrap=True
+            )
+        else:
+            program = Program(config)
+            found = run.resume(program.template)
+            if found is not None:
+                program.restore(*found)
+                console.print(f"Resumed at step {program.step}.")
+            _advance(program, run, console)
+            run.finish(_results(program, run))
 
 
-def _train(program: "Program", run: Recording, console: Console) -> None:
-    config = program.config
-    known = program.stopped()
-    with progress.bar(console) as bar:
-        task = bar.add_task(config.problem, total=program.total_steps, now="compiling")
-        bar.update(task, completed=program.step)
-        before = program.step
-        for step, now in program.run():
-            run.append({"step": step, **now._asdict()})
-            shown = progress.numbers(best_rate(np.asarray(now.relative_l2)))
-            bar.update(task, completed=step, now=f"error {shown}")
-            for (rate, seed), at in program.stopped().items() - known.items():
-                bar.console.print(
-                    f"Learning rate {rate:g}, seed {seed}: the loss was not finite at "
-                    f"step {at}; it stops here."
+def _advance(program, run: Recording, console: Console) -> None:
+    """Trains to the end, and records what happens on the way."""
+    config, total = program.config, program.total_steps
+    before, running = program.step, program.stopped_at < 0
+    with progress.Steps(console, config.problem, total, before) as bar:
+        for step, report in program.run():
+            scales = jax.tree.map(_few_digits, report.layer_scales)
+            run.append({"step": step, **report._replace(layer_scales=scales)._asdict()})
+            stopped_at = program.stopped_at
+            for rate, seed in np.argwhere(running & (stopped_at >= 0)):
+                console.print(
+                    f"Learning rate {config.lr[rate]:g}, seed {seed}: no longer finite "
+                    f"at step {stopped_at[rate, seed]}; it stops here.",
+                    soft_wrap=True,
                 )
-            known = program.stopped()
+            running = stopped_at < 0
+            errors = np.asarray(report.relative_l2, float)
+            errors = np.where(running & np.isfinite(errors), errors, np.inf)
+            shown = progress.numbers(errors[records.best_rate(errors)])
+            bar.show(step, f"error {shown}")
             every = config.checkpoint_every
-            if step // every > before // every or step == program.total_steps:
+            if step // every > before // every or program.finished:
                 run.save(step, program.columns)
             before = step
+    if not running.any():
+        console.print(f"No learning rate and seed is left: ended at step {before}.")
 
 
-def best_rate(errors: np.ndarray) -> np.ndarray:
-    """The errors of each seed at the rate with the lowest median."""
-    return errors[report.best_rate(errors)]
+def _results(program, run: Recording) -> dict:
+    *_, last = run.history()
+    return {
+        "relative_l2": last["relative_l2"],
+        "loss": last["loss"],
+        "stopped_at_step": program.stopped_at,
+        "steps_per_second": program.steps_per_second,
+        "compile_seconds": program.compile_seconds,
+    }
+
+
+def _few_digits(values: np.ndarray) -> list:
+    """Scales are for figures: in full they would be most of a history."""
+    return [
+        _few_digits(v) if np.ndim(v) else float(f"{v:.4g}") for v in np.asarray(values)
+    ]
 
 
 def evaluate(options: Evaluate) -> None:
-    run, config = load(options.run)
-    set_numerics(config)
     from examples.pinn.problems import PROBLEMS
+    from examples.pinn.restore import params_of, read_points
     from examples.pinn.train import field
 
-    dimension = PROBLEMS[config.problem].dimension
-    points = read_points(options.points, dimension)
-    params = report.params_of(run, config, options.lr_index, options.seed)
-    check_writable(options.out.absolute().parent)
+    run, config = load(options.run)
+    set_numerics(config)
+    points = read_points(options.points, PROBLEMS[config.problem].dimension)
+    if options.out.is_dir():
+        raise RunError(f"--out must be a file, got the folder {options.out}.")
+    check_writable(options.out.absolute().parent, "--out")
+    params = params_of(run, config, options.lr_index, options.seed)
     with options.out.open("wb") as file:
         np.save(file, field(config, params, points))
 
 
-def read_points(path: Path, dimension: int) -> np.ndarray:
-    try:
-        points = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise RunError(f"cannot read points from {path}: {error}") from None
-    if points.ndim != 2 or points.shape[1] != dimension:
-        raise RunError(
-            f"{path} must hold an array of shape (n, {dimension}), got {points.shape}."
-        )
-    if not np.issubdtype(points.dtype, np.number) or not np.isfinite(points).all():
-        raise RunError(f"{path} must hold finite numbers.")
-    return points
-
-
 def load(path: Path) -> tuple[Run, Config]:
-    """A run and its configuration."""
+    """A finished run and its configuration."""
     run = Run(path)
-    settings = run.settings
-    settings["lr"] = tuple(settings["lr"])
-    return run, Config(out=path, **settings)
+    _ = run.metrics
+    return run, Config.of(path, run.settings)
 
 
 def plot(options: Plot, console: Console) -> None:
+    from examples.pinn import figures
+
+    matplotlib.use("agg")
     run, config = load(options.run)
     set_numerics(config)
-    for path in report.draw(run, config):
-        console.print(f"Figure: {path}")
-
-
-def compare(options: Compare, console: Console) -> None:
-    if not options.runs:
-        raise RunError("compare needs the folders of one run or more.")
-    runs = [Run(path) for path in options.runs]
-    console.print(report.table(runs))
-    report.draw_comparison(runs, options.out)
-    console.print(f"Figure: {options.out}")
+    for path in figures.draw(run, config):
+        console.print(f"Figure: {path}", soft_wrap=True)
 
 
 def study(options: Study, console: Console) -> None:
-    runs = configuration.depth_study(
-        options.out, steps=options.steps, seeds=options.seeds, resume=True
-    )
-    chosen = {name: c for name, c in runs.items() if options.only in name}
-    if not chosen:
-        raise RunError(f"no run of the study has {options.only!r} in its name.")
-    for i, (name, config) in enumerate(chosen.items()):
-        if (config.out / "metrics.json").exists():
-            continue
-        console.rule(f"{name} ({i + 1} of {len(chosen)})")
+    runs = options.runs()
+    for i, (name, config) in enumerate(runs.items()):
+        console.rule(f"{name} ({i + 1} of {len(runs)})")
         train(config, console)
-    console.print(report.table([Run(c.out) for c in chosen.values()]))
+    console.rule(options.name)
+    console.print(table(records.read(config.out for config in runs.values())))
 
 
-def main() -> int:
+def collect(options: Collect, console: Console) -> None:
+    found = _some(options.runs, "collect")
+    records.collect(found, options.out)
+    console.print(f"{len(found)} runs: {options.out}", soft_wrap=True)
+
+
+def compare(options: Compare, console: Console) -> None:
+    from examples.pinn import comparison
+
+    found = _some(options.runs, "compare")
+    console.print(table(found))
+    check_writable(options.out.absolute().parent, "--out")
+    matplotlib.use("agg")
+    comparison.draw(found, options.out)
+    console.print(f"Figure: {options.out}", soft_wrap=True)
+
+
+def _some(paths: tuple[Path, ...], command: str) -> list[records.Record]:
+    if not paths:
+        raise RunError(f"{command} needs the folders of one run or more.")
+    return records.read(paths)
+
+
+def do(command: Command) -> None:
     console = Console()
-    command = tyro.cli(Command, description=__doc__)
-    try:
-        match command:
-            case Config() as config:
-                train(config, console)
-            case Evaluate() as options:
-                evaluate(options)
-            case Plot() as options:
-                plot(options, console)
-            case Compare() as options:
-                compare(options, console)
-            case Study() as options:
-                study(options, console)
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    match command:
+        case Config() as config:
+            train(config, console)
+            console.print(table(records.read([config.out])))
+            console.print(f"Run: {config.out}", soft_wrap=True)
+        case Evaluate() as options:
+            evaluate(options)
+        case Plot() as options:
+            plot(options, console)
+        case Study() as options:
+            study(options, console)
+        case Collect() as options:
+            collect(options, console)
+        case Compare() as options:
+            compare(options, console)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return command_line.run(
+        Command,
+        do,
+        arguments=arguments,
+        program="python -m examples.pinn",
+        description=__doc__,
+    )
 
 
 if __name__ == "__main__":

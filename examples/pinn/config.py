@@ -1,6 +1,8 @@
-"""The options of a training run, what is wrong with bad ones, and named presets."""
+"""The options of a training run, and what is wrong with bad ones."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -67,7 +69,7 @@ class Config:
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on from the newest checkpoint in `out`."""
+    """Go on from the newest checkpoint in `out`, if there is one."""
 
     def check(self) -> None:
         """Raises RunError, with the name of the option, if a value makes no sense."""
@@ -78,8 +80,11 @@ class Config:
         for name in ("steps", "lbfgs_steps"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
         _require(self, "steps", self.steps + self.lbfgs_steps > 0, "at least 1")
-        _require(self, "lr", self.lr and min(self.lr) > 0, "one positive rate or more")
-        _require(self, "condition_weight", self.condition_weight > 0, "positive")
+        rates = self.lr and all(_positive(rate) for rate in self.lr)
+        _require(self, "lr", rates, "one positive, finite number or more")
+        _require(self, "lr", len(set(self.lr)) == len(self.lr), "different numbers")
+        weight = _positive(self.condition_weight)
+        _require(self, "condition_weight", weight, "a positive, finite number")
 
     def settings(self) -> dict[str, Any]:
         """What determines the result: every option but `out` and `resume`."""
@@ -87,44 +92,26 @@ class Config:
         del values["out"], values["resume"]
         return values
 
+    @classmethod
+    def of(cls, out: Path, settings: Mapping[str, Any]) -> "Config":
+        """The configuration of the run in a folder, from its settings."""
+        try:
+            config = cls(out=out, **{**settings, "lr": tuple(settings["lr"])})
+            config.check()
+        except (KeyError, TypeError, RunError) as error:
+            raise RunError(
+                f"the settings of {out} are not those of this program: {error}."
+            ) from None
+        return config
+
+
+def _positive(number: float) -> bool:
+    return number > 0 and math.isfinite(number)
+
 
 def _require(config: Config, name: str, holds: Any, what: str) -> None:
     if not holds:
         option = "--" + name.replace("_", "-")
-        raise RunError(f"{option} must be {what}, got {getattr(config, name)}.")
-
-
-DEPTHS = (4, 8, 16, 32, 64, 128)
-RATES = (3e-4, 1e-3, 3e-3)
-METHODS: tuple[tuple[Base, ScaleControl], ...] = (
-    ("adam", "none"),
-    ("adam", "clip"),
-    ("adam", "agc"),
-    ("adam", "normalize"),
-    ("adam", "stablegrad"),
-    ("adam", "stablegrad-prediction"),
-    ("lion", "none"),
-    ("lion", "stablegrad"),
-    ("muon", "none"),
-    ("muon", "stablegrad"),
-)
-
-
-def depth_study(folder: Path, **changes: Any) -> dict[str, Config]:
-    """Poisson at every depth by every method: the same rates, seeds and budget.
-
-    A run for each, by name; `changes` holds for all of them.
-    """
-    runs = {}
-    for depth in DEPTHS:
-        for optimizer, control in METHODS:
-            name = f"depth{depth}-{optimizer}-{control}"
-            options = {"lr": RATES, "seeds": 5, **changes}
-            runs[name] = Config(
-                out=folder / name,
-                depth=depth,
-                optimizer=optimizer,
-                scale_control=control,
-                **options,
-            )
-    return runs
+        value = getattr(config, name)
+        got = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        raise RunError(f"{option} must be {what}, got {got}.")

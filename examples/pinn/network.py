@@ -87,7 +87,11 @@ class DeepNetwork(nn.Module):
         lower, upper = jnp.asarray(self.lower, dtype), jnp.asarray(self.upper, dtype)
         scale = math.sqrt(12) / (upper - lower)
         centred = jet.value - (lower + upper) / 2
-        return operators.Jet(centred * scale, jet.first * scale, jet.second * scale)
+        return operators.Jet(
+            centred * scale,
+            tuple(stream * scale for stream in jet.first),
+            tuple(stream * scale for stream in jet.second),
+        )
 
 
 def stack_axis(path: tuple[Any, ...], leaf: Any) -> int | None:

@@ -70,14 +70,18 @@ def laplacian(dimension: int) -> Operator:
 
 
 class Jet(NamedTuple):
-    """A batch of values with its derivatives; the last axis is that of features."""
+    """A batch of values with its derivatives: arrays of shape (n, features).
+
+    Each stream is an array by itself. As slices of one array they would be a single
+    matrix product, but the gradient of such slices cannot be fused: it is padded and
+    summed, which costs more than the larger product saves.
+    """
 
     value: jax.Array
-    """Shape (n, features)."""
-    first: jax.Array
-    """∂_v for each direction: (directions, n, features)."""
-    second: jax.Array
-    """Σ_v b_v ∂_v² for each sum: (sums, n, features)."""
+    first: tuple[jax.Array, ...]
+    """∂_v for each direction."""
+    second: tuple[jax.Array, ...]
+    """Σ_v b_v ∂_v² for each sum."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +111,13 @@ class Sweep:
 
     def start(self, points: jax.Array) -> Jet:
         """The jet of the coordinates themselves, at points of shape (n, dimension)."""
-        count = len(self.directions)
-        directions = jnp.asarray(self.directions, points.dtype)
-        directions = directions.reshape(count, 1, points.shape[-1])
         return Jet(
             points,
-            jnp.broadcast_to(directions, (count, *points.shape)),
-            jnp.zeros((len(self.sums), *points.shape), points.dtype),
+            tuple(
+                jnp.broadcast_to(jnp.asarray(v, points.dtype), points.shape)
+                for v in self.directions
+            ),
+            tuple(jnp.zeros_like(points) for _ in self.sums),
         )
 
     def read(self, jet: Jet) -> dict[str, jax.Array]:
@@ -142,17 +146,31 @@ NOTHING = Sweep(())
 
 def linear(jet: Jet, kernel: jax.Array, bias: jax.Array | float = 0.0) -> Jet:
     """The affine map x @ kernel + bias of a jet; a constant has no derivatives."""
-    return Jet(jet.value @ kernel + bias, jet.first @ kernel, jet.second @ kernel)
+    return Jet(
+        jet.value @ kernel + bias,
+        tuple(stream @ kernel for stream in jet.first),
+        tuple(stream @ kernel for stream in jet.second),
+    )
 
 
 def activate(phi: Activation, jet: Jet, sums: tuple[tuple[float, ...], ...]) -> Jet:
     """An activation of a jet, entry by entry."""
+    if not jet.first:
+        return Jet(phi(jet.value), (), ())
     value, slope, curvature = _derivatives(phi, jet.value)
-    if not sums:
-        return Jet(value, slope * jet.first, jet.second)
-    weights = jnp.asarray(sums, jet.value.dtype)
-    squares = jnp.einsum("sv,vnf->snf", weights, jet.first**2)
-    return Jet(value, slope * jet.first, slope * jet.second + curvature * squares)
+
+    def squares(weights: tuple[float, ...]) -> jax.Array:
+        terms = zip(weights, jet.first, strict=True)
+        return jnp.asarray(sum(b * (v * v) for b, v in terms if b))
+
+    return Jet(
+        value,
+        tuple(slope * v for v in jet.first),
+        tuple(
+            slope * stream + curvature * squares(weights)
+            for stream, weights in zip(jet.second, sums, strict=True)
+        ),
+    )
 
 
 def _derivatives(phi: Activation, x: jax.Array):
@@ -171,10 +189,9 @@ def in_blocks(
 ) -> Any:
     """f(points), for an f that treats each point by itself, in blocks of `size` points.
 
-    On a CPU the streams of a few hundred points stay in the cache on their way through
-    the layers, which makes a deep network several times as fast; its gradient computes
-    each block again instead of fetching it from memory. On an accelerator all points
-    at once are better: size None.
+    The gradient of a deep network keeps every layer's streams of all points at once; in
+    blocks it keeps those of one block, and computes each block twice. All points at
+    once are faster where memory allows: size None.
     """
     if size is None or len(points) <= size:
         return f(points)

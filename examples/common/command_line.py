@@ -1,0 +1,72 @@
+"""Command lines whose mistakes are answered by one line and exit code 2."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from examples.common.runs import RunError
+
+
+def run(
+    command: Any,
+    do: Callable[[Any], None],
+    *,
+    arguments: Sequence[str] | None = None,
+    program: str,
+    description: str | None,
+) -> int:
+    """Parses the command line into `command` by tyro, and does it.
+
+    Returns:
+      The exit code: 0, 2 for what the user can mend, 130 for an interruption.
+    """
+    try:
+        do(_parse(command, arguments, program, description))
+    except RunError as error:
+        return _fail(str(error), 2)
+    except OSError as error:
+        return _fail(f"{error.filename or program}: {error.strerror or error}.", 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted.", 130)
+    return 0
+
+
+def _parse(
+    command: Any,
+    arguments: Sequence[str] | None,
+    program: str,
+    description: str | None,
+) -> Any:
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return tyro.cli(
+                command, args=arguments, prog=program, description=description
+            )
+    except SystemExit as exit:
+        if not exit.code:
+            raise  # --help
+        raise RunError(_one_line(messages.getvalue())) from None
+
+
+def _one_line(boxed: str) -> str:
+    """The text of tyro's box of an error, without its borders and advice on help."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
+    rows = [line.strip().strip("│╭╮╰╯").strip() for line in plain.splitlines()]
+    text = []
+    for row in rows[1:]:  # the first is the title
+        if row.startswith(("For full helptext", "Argument helptext")):
+            break
+        if row.strip("─"):
+            text.append(row)
+    return " ".join(text) or "the options make no sense."
+
+
+def _fail(message: str, code: int) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code

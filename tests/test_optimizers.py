@@ -1,0 +1,147 @@
+"""Base optimizers and scale controls of the examples, on layers that are stacked."""
+
+import functools
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from examples.common import optimizers
+from examples.common.runs import RunError
+
+DEPTH = 3
+
+needs_stacked_muon = pytest.mark.skipif(
+    not hasattr(optax.contrib, "MuonDimensionNumbers"), reason="needs optax 0.2.6"
+)
+
+
+def stack_axis(path, leaf):
+    return 0 if path[0].key == "hidden" else None
+
+
+def tree(seed):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    return {
+        "first": jax.random.normal(keys[0], (2, 4)),
+        "hidden": {
+            "kernel": jax.random.normal(keys[1], (DEPTH, 4, 4)),
+            "bias": jax.random.normal(keys[2], (DEPTH, 4)),
+        },
+        "last": jax.random.normal(keys[3], (4, 1)),
+    }
+
+
+def chain(base, control):
+    return optax.chain(
+        optimizers.scale_control(control, stack_axis),
+        optimizers.base(base, 0.1, stack_axis),
+    )
+
+
+@functools.cache
+def updates(base, control, **extra):
+    """Those of the second step: the first of adam and lion is but a sign."""
+    tx = chain(base, control)
+
+    @jax.jit
+    def two_steps(params, first, second):
+        state = tx.init(params)
+        _, state = tx.update(first, state, params, **extra)
+        return tx.update(second, state, params, **extra)[0]
+
+    return two_steps(tree(0), tree(1), tree(2))
+
+
+@pytest.mark.parametrize(
+    ("base", "control"),
+    [
+        *(("sgd", control) for control in get_args(optimizers.ScaleControl)),
+        ("adam", "stablegrad"),
+        ("lion", "stablegrad"),
+        pytest.param("muon", "stablegrad", marks=needs_stacked_muon),
+    ],
+)
+def test_every_base_goes_behind_every_control(base, control):
+    result = updates(base, control)
+    assert jax.tree.map(jnp.shape, result) == jax.tree.map(jnp.shape, tree(0))
+    for leaf in jax.tree.leaves(result):
+        assert np.isfinite(leaf).all()
+        assert np.abs(leaf).max() > 0
+
+
+@pytest.mark.parametrize("control", get_args(optimizers.ScaleControl))
+def test_controls_differ(control):
+    for other in get_args(optimizers.ScaleControl):
+        same = jax.tree.all(
+            jax.tree.map(np.array_equal, updates("sgd", control), updates("sgd", other))
+        )
+        # The two of StableGrad differ by the reference that they are given.
+        alike = control.split("-")[0] == other.split("-")[0]
+        assert same == alike, other
+
+
+def test_stablegrad_takes_the_reference_of_the_step():
+    twice = updates("sgd", "stablegrad-prediction", reference=2.0)
+    once = updates("sgd", "stablegrad-prediction", reference=1.0)
+    for a, b in zip(jax.tree.leaves(twice), jax.tree.leaves(once), strict=True):
+        np.testing.assert_allclose(a, 2 * b, rtol=1e-5)
+
+
+def layers(stacked):
+    """The same tree with a leaf for each layer."""
+    hidden = [
+        jax.tree.map(lambda x, i=i: x[i], stacked["hidden"]) for i in range(DEPTH)
+    ]
+    return {**stacked, "hidden": hidden}
+
+
+@pytest.mark.parametrize(
+    ("base", "control"),
+    [
+        pytest.param("muon", "none", marks=needs_stacked_muon),
+        ("sgd", "agc"),
+        ("sgd", "stablegrad"),
+    ],
+)
+def test_a_stacked_layer_is_treated_like_layers_by_themselves(base, control):
+    """So depth under a scan changes nothing: no norm is taken over all layers."""
+    together = layers(updates(base, control))
+    tx = optax.chain(
+        optimizers.scale_control(control, lambda path, leaf: None),
+        optimizers.base(base, 0.1, lambda path, leaf: None),
+    )
+    params = layers(tree(0))
+
+    @jax.jit
+    def two_steps():
+        _, state = tx.update(layers(tree(1)), tx.init(params), params)
+        return tx.update(layers(tree(2)), state, params)[0]
+
+    for a, b in zip(
+        jax.tree.leaves(together), jax.tree.leaves(two_steps()), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@needs_stacked_muon
+def test_muon_takes_matrices_only_for_matrices():
+    """Its updates of them are close to orthogonal, those of the others are adam's."""
+    result = updates("muon", "none")
+    for kernel in result["hidden"]["kernel"]:
+        singular = np.linalg.svd(kernel, compute_uv=False)
+        assert singular.max() / singular.min() < 3
+    tx = optax.adam(0.1, nesterov=True)  # as in muon
+    biases = [tree(seed)["hidden"]["bias"] for seed in range(3)]
+    _, state = tx.update(biases[1], tx.init(biases[0]))
+    expected, _ = tx.update(biases[2], state)
+    np.testing.assert_allclose(result["hidden"]["bias"], expected, rtol=1e-5)
+
+
+def test_muon_of_an_optax_that_would_take_a_stack_for_no_matrix(monkeypatch):
+    monkeypatch.delattr(optax.contrib, "MuonDimensionNumbers", raising=False)
+    with pytest.raises(RunError, match=r"--optimizer muon needs optax 0\.2\.6"):
+        optimizers.base("muon", 0.1, stack_axis)
