@@ -45,9 +45,6 @@ from stablegrad_optax._reductions import (
     times,
 )
 
-# Its place before JAX 0.8.
-_config: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
-
 # Below |mean| / (DEGENERATE sqrt(N)) the std is no scale for the entries: they are all
 # equal but for noise. The rms stands in there, so no entry of g/σ exceeds
 # (DEGENERATE + 1) sqrt(N).
@@ -85,18 +82,19 @@ def wide(plan: Plan, then: Then, values: Sequence[jax.Array], args: Any) -> Any:
     """The textbook form in float64, of float32 or complex64 entries."""
     reduce = plan.reduce
     # Within the library alone: whether x64 is on is the user's choice.
-    with _config.enable_x64(True):
+    with jax.enable_x64(True):
         layer = [
-            Slices(lax.convert_element_type(x.values, _double(x.values)), x.stack_axis)
+            Slices(lax.convert_element_type(x.values, _wider(x.values)), x.stack_axis)
             for x in plan.layer(values)
         ]
-        mean_square = reduce.mean_square(layer)
+        variance = mean_square = reduce.mean_square(layer)
         if plan.statistic == "std":
             square_of_mean = square(reduce.mean(layer))
             variance = lax.sub(mean_square, square_of_mean)
-            share = 1 / (DEGENERATE**2 * reduce.count(layer))
-            is_rms = lax.le(variance, times(square_of_mean, share))
-            variance = lax.select(is_rms, mean_square, variance)
+            # The rms, which is the mean there.
+            limit = times(square_of_mean, 1 / (DEGENERATE**2 * reduce.count(layer)))
+            is_rms = lax.le(variance, limit)
+            variance = lax.select(is_rms, square_of_mean, variance)
         else:
             # An infinite entry gives NaN, as it does in the other forms.
             variance = lax.add(mean_square, times(mean_square, 0.0))
@@ -104,7 +102,7 @@ def wide(plan: Plan, then: Then, values: Sequence[jax.Array], args: Any) -> Any:
     return then(scale, *args)
 
 
-def _double(x: jax.Array) -> Any:
+def _wider(x: jax.Array) -> Any:
     return np.complex128 if jnp.iscomplexobj(x) else np.float64
 
 

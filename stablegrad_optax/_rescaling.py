@@ -1,13 +1,10 @@
 """What is done to a leaf: multiplied by ρ/σ, for any ρ and σ that the dtype holds.
 
-The gain ρ/σ itself may leave the range of the dtype where entries times gain do not, so
-it is kept as two factors, first · second, of which the first is a power of two: exact.
-
-- For ρ = 1 they are 1/4 and 4/σ, since 1/σ may be a subnormal number, which is zero to
-  XLA, and 4/σ is not. So a layer has one scalar, which is all that XLA has to compute
-  between its sums and the optimizer's pass.
-- Otherwise each is near the root of ρ/σ, and x · first · second passes through nothing
-  larger or smaller than x and the result.
+For ρ = 1 the gain is 1/σ, one scalar for each layer: all that XLA has to compute
+between a layer's sums and the optimizer's pass over it. For another ρ it may leave the
+range of the dtype where the result does not (σ = 1e30, ρ = 1e-30), so it is kept as two
+factors, each near its root: x · first · second passes through nothing that is larger or
+smaller than both x and the result. The first is a power of two, which is exact.
 
 Products of x with scalars are what XLA fuses into the optimizer; a quotient it writes
 to memory first.
@@ -25,13 +22,14 @@ from stablegrad_optax._reductions import along
 
 
 class Gain(NamedTuple):
-    """γ = factor / divisor = first · second: scalars, or vectors over the slices."""
+    """γ = factor / divisor = first · second: scalars, or vectors over the slices.
+
+    The factors are None where they are 1.
+    """
 
     divisor: jax.Array
     factor: jax.Array | None
-    """None for 1."""
     first: jax.Array | None
-    """None for 1/4."""
     second: jax.Array
 
 
@@ -55,16 +53,21 @@ def gain(
 
 def _gain(divisor: jax.Array, factor: jax.Array | None) -> Gain:
     info = np.finfo(divisor.dtype)
-    # Below it 4/σ would be infinite.
-    least = lax.full_like(divisor, 2 * info.tiny)
-    d = lax.max(lax.stop_gradient(divisor), least)
+    # The largest σ is that of complex entries near it: σ itself is infinite then, and
+    # NaN where an entry is.
+    least, largest = (lax.full_like(divisor, x) for x in (info.tiny, info.max))
+    d = lax.clamp(least, lax.stop_gradient(divisor), largest)
     if factor is None:
-        return Gain(divisor, None, None, lax.div(lax.full_like(d, 4), d))
+        # The inverse of σ > 8.5e37 is subnormal, which is zero to XLA.
+        inverse = lax.max(lax.div(lax.full_like(d, 1), d), least)
+        return Gain(divisor, None, None, inverse)
     f = lax.stop_gradient(factor)
     # Rounded down, so that no product with it overflows where the result does not.
     root = lax.mul(lax.mul(lax.sqrt(f), lax.rsqrt(d)), lax.full_like(d, 0.75))
     first = lax.reduce_precision(root, info.nexp, mantissa_bits=0)
-    first = lax.max(first, lax.full_like(first, info.tiny))  # a reference of zero
+    # A reference of zero, or one so small that the result is.
+    is_zero = lax.lt(first, lax.full_like(first, info.tiny))
+    first = lax.select(is_zero, lax.full_like(first, 1), first)
     return Gain(divisor, factor, first, lax.div(lax.div(f, first), d))
 
 
@@ -97,11 +100,10 @@ def _rescale(
             rescale(lax.imag(leaf), gain, stack_axis, saturate),
         )
     wide = lax.convert_element_type(leaf, gain.second.dtype)
-    if gain.first is None:
-        scaled = lax.mul(wide, lax.full_like(wide, 0.25))
-    else:
-        scaled = lax.mul(wide, along(gain.first, leaf.shape, stack_axis))
-    scaled = lax.mul(scaled, along(gain.second, leaf.shape, stack_axis))
+    factors = (gain.second,) if gain.first is None else (gain.first, gain.second)
+    scaled = wide
+    for factor in factors:
+        scaled = lax.mul(scaled, along(factor, leaf.shape, stack_axis))
     if saturate:
         limit = scaled.dtype.type(float(jnp.finfo(leaf.dtype).max))
         # The product with zero keeps what is not finite visible, for less code to

@@ -212,9 +212,9 @@ def assert_definition(piece, statistic, reference, max_gain):
     for before, after in zip(piece.before, piece.after, strict=True):
         info = jnp.finfo(after.dtype)
         largest = float(info.max)
-        # Devices may take subnormal numbers for zero: what comes in, a quarter of it
-        # (_rescaling.py), what is between the factors of the gain, and what goes out.
-        lost = TINY * (4 * gain + max(1, reference)) + float(info.tiny)
+        # Devices may take subnormal numbers for zero: what comes in, what is between
+        # the factors of the gain, and what goes out.
+        lost = TINY * (gain + max(1, reference)) + float(info.tiny)
         is_complex = np.iscomplexobj(after)
         for of in (np.real, np.imag) if is_complex else (np.asarray,):
             np.testing.assert_allclose(
