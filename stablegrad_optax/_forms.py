@@ -153,12 +153,17 @@ def is_degenerate(mean: jax.Array, std: jax.Array, count: int) -> jax.Array:
 def moments(layer: Layer, reduce: Reduction) -> tuple[jax.Array, jax.Array]:
     """Mean and std, centred before squaring, in units of the largest magnitude."""
     unit = _unit(layer, reduce)
-    mean = reduce.mean(layer, lambda x: _in_units(x, unit))
-    mean_square = reduce.mean(
-        layer, lambda x: square(lax.sub(_in_units(x, unit), _along(mean, x)))
-    )
-    mean = lax.mul(mean, lax.convert_element_type(unit, mean.dtype))
-    return mean, lax.mul(lax.sqrt(mean_square), unit)
+    rough = reduce.mean(layer, lambda x: _in_units(x, unit))
+
+    def deviation(x: Slices) -> jax.Array:
+        return lax.sub(_in_units(x, unit), _along(rough, x))
+
+    # What the mean of millions of entries lacks for the roundings of its sum.
+    rest = reduce.mean(layer, deviation)
+    variance = lax.sub(reduce.mean(layer, lambda x: square(deviation(x))), square(rest))
+    std = lax.sqrt(lax.max(variance, lax.full_like(variance, 0)))
+    mean = lax.add(rough, rest)
+    return lax.mul(mean, lax.convert_element_type(unit, mean.dtype)), lax.mul(std, unit)
 
 
 def _unit(layer: Layer, reduce: Reduction) -> jax.Array:

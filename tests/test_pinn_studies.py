@@ -250,8 +250,20 @@ def test_methods_are_told_apart_by_the_settings_that_differ():
 
 def test_runs_that_a_figure_over_depth_cannot_tell_apart(tmp_path):
     runs = [record("a"), record("b"), record("c", depth=8)]
-    with pytest.raises(program.RunError, match="two runs of adam with 4 layers: b and"):
+    message = "two runs of adam with 4 layers and a rate of 0.1: b and"
+    with pytest.raises(program.RunError, match=message):
         comparison.draw(runs, tmp_path / "figure.png")
+
+
+def test_runs_that_differ_in_their_rates_are_taken_together():
+    runs = [
+        record("a", [[0.5, 0.4]], lr=[1e-3]),
+        record("b", [[2.0, 2.0], [0.1, 0.2]], lr=[1e-2, 1e-4]),
+        record("c", [[0.3, 0.3]], lr=[1e-3], depth=8),
+    ]
+    (series,) = comparison.over_depth(runs)
+    np.testing.assert_array_equal(series.errors[4], [0.1, 0.2])
+    np.testing.assert_array_equal(series.errors[8], [0.3, 0.3])
 
 
 @pytest.mark.parametrize("number", [1, 3, 21])

@@ -13,7 +13,6 @@ from examples.common.runs import RunError
 from examples.pinn.records import (
     TRAINED,
     Record,
-    best_rate,
     final_errors,
     quartiles,
     trained,
@@ -57,17 +56,31 @@ def over_rates(records: Sequence[Record]) -> list[Series]:
 
 
 def over_depth(records: Sequence[Record]) -> list[Series]:
-    """A line for each method, at its best learning rate at each depth."""
-    methods: dict[str, dict[float, np.ndarray]] = {}
+    """A line for each method, at its best learning rate at each depth.
+
+    Runs that differ in their rates alone are taken together.
+    """
+    methods: dict[str, dict[float, dict[float, np.ndarray]]] = {}
     for record, label in zip(records, method_labels(records), strict=True):
-        errors, depth = final_errors(record), record["settings"]["depth"]
-        if depth in methods.setdefault(label, {}):
-            raise RunError(
-                f"two runs of {label} with {depth} layers: {record['name']} and one "
-                "before it differ in no setting that a figure over depth can show."
-            )
-        methods[label][depth] = errors[best_rate(errors)]
-    return [Series(label, errors) for label, errors in methods.items()]
+        depth, rates = record["settings"]["depth"], record["settings"]["lr"]
+        known = methods.setdefault(label, {}).setdefault(depth, {})
+        for rate, errors in zip(rates, final_errors(record), strict=True):
+            if rate in known:
+                raise RunError(
+                    f"two runs of {label} with {depth} layers and a rate of {rate:g}: "
+                    f"{record['name']} and one before it differ in no setting that a "
+                    "figure over depth can show."
+                )
+            known[rate] = errors
+    return [
+        Series(label, {depth: _best(rates) for depth, rates in depths.items()})
+        for label, depths in methods.items()
+    ]
+
+
+def _best(rates: dict[float, np.ndarray]) -> np.ndarray:
+    """The errors of the seeds at the rate with the lowest median."""
+    return min(rates.values(), key=np.median)
 
 
 def method_labels(records: Sequence[Record]) -> list[str]:
