@@ -211,9 +211,7 @@ def methods() -> dict[str, Callable[[Case], Candidate]]:
 
 def exact_laplacian(case: Case) -> np.ndarray:
     """Nested forward mode in double precision, of the float32 weights and points."""
-    # jax.experimental was its place until JAX 0.8; bool() of the new one raises.
-    module = jax if hasattr(jax, "enable_x64") else jax.experimental
     inputs = jax.tree.map(np.asarray, case.inputs())
-    with module.enable_x64(True):
+    with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), inputs)
         return np.asarray(jax.jit(nested_jvp)(*wide))

@@ -1,7 +1,6 @@
 """Derivatives in one sweep: those of nested forward mode, for every operator."""
 
 import jax
-import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,11 +8,6 @@ import pytest
 from examples.pinn import operators
 from examples.pinn.network import DeepNetwork
 from examples.pinn.operators import Sweep, d, dd, laplacian
-
-# jax.experimental was its place until JAX 0.8; bool() of the new one raises.
-enable_x64 = (
-    jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-)
 
 OPERATORS = {
     "u_x": d(1, 0),
@@ -39,7 +33,7 @@ def params_and_points(network, number=40):
 
 def in_float64(network, params, points):
     """The operators by nested forward mode in double precision."""
-    with enable_x64(True):
+    with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, points))
 
         def u(point):
