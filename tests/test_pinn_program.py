@@ -295,7 +295,7 @@ def test_killed_and_resumed_it_ends_with_the_same_numbers(
 def step(**options):
     """Shapes of what a step gives: traced, not compiled."""
     from examples.pinn.objective import Objective, network_of
-    from examples.pinn.phases import FirstOrder
+    from examples.pinn.phases import FirstOrder, optimizer_of
 
     config = Config(out=Path("unused"), **{"depth": 2, "width": 4} | options)
     config.check()
@@ -326,7 +326,7 @@ def test_every_problem_trains(problem):
         {"optimizer": "sgd", "scale_control": "agc"},
         {"scale_control": "clip", "schedule": "constant", "initialization": "critical"},
         {"group_by": "tree", "statistic": "rms", "activation": "silu"},
-        {"group_by": "leaf", "initialization": "variance-preserving"},
+        {"group_by": "leaf", "initialization": "variance-preserving", "order": "after"},
     ],
 )
 def test_every_option_trains(options):
@@ -338,6 +338,20 @@ def test_every_option_trains(options):
 )
 def test_muon_trains():
     assert step(optimizer="muon").loss.shape == ()
+
+
+def test_stablegrad_after_the_base_sets_the_scale_of_the_update():
+    """Each layer then moves by the learning rate, whatever the base had in mind."""
+    config = Config(
+        out=Path("unused"), depth=3, width=4, schedule="constant", order="after"
+    )
+    weights = {"kernel": jax.random.normal(jax.random.key(0), (2, 5, 5))}
+    tree = {"params": {"hidden": weights}}
+    for lr in (1e-3, 1e-1):
+        tx = optimizer_of(config, lr)
+        updates, _ = tx.update(tree, tx.init(tree), tree)
+        for kernel in updates["params"]["hidden"]["kernel"]:
+            np.testing.assert_allclose(kernel.std(), lr, rtol=1e-5)
 
 
 def test_double_precision(tmp_path):

@@ -88,7 +88,7 @@ def test_depth_study_is_what_it_is_said_to_be(tmp_path):
 def test_changes_hold_for_all_runs(tmp_path):
     changes = {"lr": (1e-2,), "steps": 7, "dtype": "float64"}
     runs = studies.runs("burgers", tmp_path, (3, 5), changes)
-    assert len(runs) == 2 * 6
+    assert len(runs) == 2 * 8
     assert {config.depth for config in runs.values()} == {3, 5}
     assert {(c.lr, c.steps, c.dtype) for c in runs.values()} == {
         ((1e-2,), 7, "float64")

@@ -36,6 +36,8 @@ class Config:
     """The base optimizer."""
     scale_control: ScaleControl = "stablegrad"
     """What stands in front of it; -prediction: with the reference of the paper."""
+    order: Literal["before", "after"] = "before"
+    """Whether that stands before the base optimizer, or after it, on its updates."""
     group_by: Literal["layer", "leaf", "tree"] = "layer"
     """What shares a gain, for StableGrad."""
     statistic: Literal["std", "rms"] = "std"

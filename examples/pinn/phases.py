@@ -90,13 +90,17 @@ class Lbfgs(Phase):
 def optimizer_of(
     config: Config, lr: jax.Array | float
 ) -> optax.GradientTransformationExtraArgs:
-    """The base optimizer behind its scale control, that a configuration names."""
+    """The base optimizer and its scale control, that a configuration names."""
     options = {}
     if config.scale_control.startswith("stablegrad"):
         options = {"group_by": config.group_by, "statistic": config.statistic}
     control = optimizers.scale_control(config.scale_control, stack_axis, **options)
     rate = learning_rate(config, lr)
-    return optax.chain(control, optimizers.base(config.optimizer, rate, stack_axis))
+    if config.order == "before":
+        return optax.chain(control, optimizers.base(config.optimizer, rate, stack_axis))
+    # The rate comes last: a control would take it out again.
+    base = optimizers.base(config.optimizer, 1.0, stack_axis)
+    return optax.chain(base, control, optax.scale_by_schedule(rate))
 
 
 def learning_rate(config: Config, lr: jax.Array | float) -> optax.Schedule:

@@ -15,17 +15,20 @@ Runs = dict[str, Config]
 RATES = (3e-4, 1e-3, 3e-3)
 SEEDS = 5
 CONTROLS: tuple[ScaleControl, ...] = get_args(ScaleControl)
+ADAM_AND_MUON: tuple[tuple[Base, ScaleControl], ...] = (
+    *(("adam", control) for control in CONTROLS),
+    ("muon", "none"),
+    ("muon", "stablegrad"),
+)
 STABLEGRAD: tuple[ScaleControl, ...] = ("stablegrad", "stablegrad-prediction")
 
 
 def depth(depths: Sequence[int] = (4, 8, 16, 32, 64, 128)) -> Runs:
     """Poisson at every depth, by adam behind each scale control, lion and muon."""
     methods: list[tuple[Base, ScaleControl]] = [
-        *(("adam", control) for control in CONTROLS),
+        *ADAM_AND_MUON,
         ("lion", "none"),
         ("lion", "stablegrad"),
-        ("muon", "none"),
-        ("muon", "stablegrad"),
     ]
     return {
         f"depth{depth}-{optimizer}-{control}": _run(
@@ -37,11 +40,15 @@ def depth(depths: Sequence[int] = (4, 8, 16, 32, 64, 128)) -> Runs:
 
 
 def muon(depths: Sequence[int] = (64,)) -> Runs:
-    """Poisson by muon, adam and lion: which reference, grouping, initialisation?"""
-    controls = [{"scale_control": "none"}] + [
-        {"scale_control": control, "group_by": group_by}
-        for control in STABLEGRAD
-        for group_by in ("layer", "leaf", "tree")
+    """Poisson by muon, adam, lion: which reference, grouping, initialisation, order?"""
+    controls = [
+        {"scale_control": "none"},
+        *(
+            {"scale_control": control, "group_by": group_by}
+            for control in STABLEGRAD
+            for group_by in ("layer", "leaf", "tree")
+        ),
+        {"scale_control": "stablegrad", "order": "after"},
     ]
     return {
         "-".join((f"depth{depth}", optimizer, initialization, *control.values())): _run(
@@ -62,11 +69,6 @@ def helmholtz(depths: Sequence[int] = (7,)) -> Runs:
     128 points inside and on each edge, 40,000 steps. Theirs is the sum of four edges'
     mean squares, ours the mean over all: their weight of 1 is 4 here.
     """
-    methods: list[tuple[Base, ScaleControl]] = [
-        *(("adam", control) for control in CONTROLS),
-        ("muon", "none"),
-        ("muon", "stablegrad"),
-    ]
     return {
         f"depth{depth}-{optimizer}-{control}-weight{weight:g}": _run(
             problem="helmholtz",
@@ -83,24 +85,27 @@ def helmholtz(depths: Sequence[int] = (7,)) -> Runs:
         )
         for depth in depths
         for weight in (4.0, 100.0, 1000.0)
-        for optimizer, control in methods
+        for optimizer, control in ADAM_AND_MUON
     }
 
 
 def burgers(depths: Sequence[int] = (16,)) -> Runs:
-    """Burgers by adam behind each scale control, all with the same L-BFGS finish."""
+    """Burgers by adam behind each scale control, and muon, all with L-BFGS behind."""
     return {
-        f"depth{depth}-adam-{control}": _run(
+        f"depth{depth}-{optimizer}-{control}": _run(
             problem="burgers",
             depth=depth,
             width=40,
+            optimizer=optimizer,
             scale_control=control,
-            steps=5000,
+            interior_points=1024,
+            condition_points=128,
+            steps=10_000,
             lbfgs_steps=2000,
             lbfgs_points=10_000,
         )
         for depth in depths
-        for control in CONTROLS
+        for optimizer, control in ADAM_AND_MUON
     }
 
 
