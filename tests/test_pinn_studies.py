@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from examples.common import comparison, records, tables
+from examples.common.measures import quartiles
 from examples.common.runs import Recording
 from examples.pinn import __main__ as program
-from examples.pinn import comparison, records, studies, tables
+from examples.pinn import studies
+from examples.pinn.scores import DEPTH, ERROR
 
 
 def main(*arguments):
@@ -148,7 +151,9 @@ def test_collected_runs_come_back_as_they_were(trained, tmp_path, capsys):
     folders = sorted((tmp_path / "runs").iterdir())
     collected = tmp_path / "results" / "depth.json"
     assert main("collect", *folders, "--out", collected) == 0
-    assert records.read([collected]) == records.read(folders)
+    assert records.read([collected], "relative_l2") == records.read(
+        folders, "relative_l2"
+    )
     assert len(collected.read_text().splitlines()) == 2 + len(folders)
     (first, _) = json.loads(collected.read_text())["runs"]
     for key in ("settings", "versions", "device", "relative_l2", "steps_per_second"):
@@ -171,20 +176,27 @@ def test_file_that_collect_did_not_write(tmp_path, capsys, text):
     assert "runs.json" in capsys.readouterr().err
 
 
+def test_runs_of_another_program(trained, tmp_path):
+    with Recording(tmp_path / "run", {}, resume=False) as run:
+        run.finish({"test_accuracy": 0.9})
+    with pytest.raises(program.RunError, match="no run of this program: no relative"):
+        records.read([tmp_path / "run"], "relative_l2")
+
+
 def test_what_stopped_or_is_not_finite_has_an_infinite_error():
     found = record(errors=[[0.1, None, 0.3]], stopped=[[-1, -1, 5]])
-    np.testing.assert_array_equal(records.final_errors(found), [[0.1, np.inf, np.inf]])
+    np.testing.assert_array_equal(ERROR.scores(found), [[0.1, np.inf, np.inf]])
 
 
 def test_best_rate_has_the_lowest_median():
-    assert records.best_rate(np.array([[0.1, 9.0, 9.0], [1.0, 1.0, 1.0]])) == 1
-    assert records.best_rate(np.array([[0.1, np.inf, np.inf], [9.0, 9.0, 9.0]])) == 1
-    assert records.best_rate(np.full((2, 2), np.inf)) == 0
+    assert ERROR.best_rate(np.array([[0.1, 9.0, 9.0], [1.0, 1.0, 1.0]])) == 1
+    assert ERROR.best_rate(np.array([[0.1, np.inf, np.inf], [9.0, 9.0, 9.0]])) == 1
+    assert ERROR.best_rate(np.full((2, 2), np.inf)) == 0
 
 
 def test_quartiles_are_of_seeds_that_there_are():
-    assert records.quartiles(np.array([5.0, 1.0, 3.0, 2.0, np.inf])) == (2, 3, 5)
-    low, median, high = records.quartiles(np.array([1.0, 2.0, np.inf, np.inf]))
+    assert quartiles(np.array([5.0, 1.0, 3.0, 2.0, np.inf])) == (2, 3, 5)
+    low, median, high = quartiles(np.array([1.0, 2.0, np.inf, np.inf]))
     assert (low, median, high) == (2, np.inf, np.inf)
 
 
@@ -195,7 +207,7 @@ def test_table_has_the_best_rate_of_each_run():
         record("bad", [[None, None, None]]) | {"steps_per_second": None},
     ]
     with console.capture() as capture:
-        console.print(tables.table(runs))
+        console.print(tables.table(runs, ERROR, "steps_per_second"))
     lines = capture.get().splitlines()
     (good,) = [line.split() for line in lines if line.startswith((" good", "good"))]
     (bad,) = [line.split() for line in lines if line.startswith((" bad", "bad"))]
@@ -203,9 +215,9 @@ def test_table_has_the_best_rate_of_each_run():
         "good",
         "0.01",
         "2.00e-02",
-        "1.0e-02",
+        "1.00e-02",
         "-",
-        "3.0e-01",
+        "3.00e-01",
         "2/3",
         "10.0",
     ]
@@ -216,20 +228,24 @@ def test_table_has_the_best_rate_of_each_run():
 
 
 def test_runs_of_one_depth_are_drawn_over_their_rates():
-    series = comparison.over_rates([record("a", [[0.1], [0.2]]), record("b", [[0.3]])])
+    series = comparison.over_rates(
+        [record("a", [[0.1], [0.2]]), record("b", [[0.3]])], ERROR
+    )
     assert [line.label for line in series] == ["a", "b"]
-    assert series[0].errors == {0.1: [0.1], 0.01: [0.2]}
+    assert series[0].scores == {0.1: [0.1], 0.01: [0.2]}
 
 
 def test_runs_of_several_depths_are_drawn_at_their_best_rates():
-    series = comparison.over_depth(
+    series = comparison.over_axis(
         [
             record("a", [[0.5], [0.2]], depth=4),
             record("b", [[0.1], [0.3]], depth=8),
             record("c", [[0.4]], depth=8, scale_control="clip"),
-        ]
+        ],
+        ERROR,
+        DEPTH,
     )
-    assert {line.label: line.errors for line in series} == {
+    assert {line.label: line.scores for line in series} == {
         "adam": {4: [0.2], 8: [0.1]},
         "clip + adam": {8: [0.4]},
     }
@@ -241,7 +257,7 @@ def test_methods_are_told_apart_by_the_settings_that_differ():
         record(scale_control="stablegrad", group_by="layer", width=8),
         record(scale_control="stablegrad", group_by="tree", width=8, depth=5),
     ]
-    assert comparison.method_labels(runs) == [
+    assert comparison.method_labels(runs, DEPTH) == [
         "adam",
         "stablegrad + adam, group_by layer",
         "stablegrad + adam, group_by tree",
@@ -250,9 +266,9 @@ def test_methods_are_told_apart_by_the_settings_that_differ():
 
 def test_runs_that_a_figure_over_depth_cannot_tell_apart(tmp_path):
     runs = [record("a"), record("b"), record("c", depth=8)]
-    message = "two runs of adam with 4 layers and a rate of 0.1: b and"
+    message = "two runs of adam with depth 4 and a rate of 0.1: b and"
     with pytest.raises(program.RunError, match=message):
-        comparison.draw(runs, tmp_path / "figure.png")
+        comparison.draw(runs, tmp_path / "figure.png", ERROR, DEPTH)
 
 
 def test_runs_that_differ_in_their_rates_are_taken_together():
@@ -261,9 +277,9 @@ def test_runs_that_differ_in_their_rates_are_taken_together():
         record("b", [[2.0, 2.0], [0.1, 0.2]], lr=[1e-2, 1e-4]),
         record("c", [[0.3, 0.3]], lr=[1e-3], depth=8),
     ]
-    (series,) = comparison.over_depth(runs)
-    np.testing.assert_array_equal(series.errors[4], [0.1, 0.2])
-    np.testing.assert_array_equal(series.errors[8], [0.3, 0.3])
+    (series,) = comparison.over_axis(runs, ERROR, DEPTH)
+    np.testing.assert_array_equal(series.scores[4], [0.1, 0.2])
+    np.testing.assert_array_equal(series.scores[8], [0.3, 0.3])
 
 
 @pytest.mark.parametrize("number", [1, 3, 21])
@@ -282,7 +298,7 @@ def test_figure_has_a_row_for_each_method(monkeypatch, tmp_path, number, depths)
         for i in range(number)
         for depth in depths
     ]
-    comparison.draw(runs, tmp_path / "figure.png")
+    comparison.draw(runs, tmp_path / "figure.png", ERROR, DEPTH)
     (figure,) = drawn
     above, below = figure.axes
     assert len(below.get_yticklabels()) == number

@@ -7,6 +7,7 @@ python -m examples.pinn --help
 import dataclasses
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,11 +17,12 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from examples.common import command_line, progress
+from examples.common import command_line, progress, records
 from examples.common.runs import Recording, Run, RunError, check_writable
-from examples.pinn import records, studies
+from examples.common.tables import table
+from examples.pinn import studies
 from examples.pinn.config import Config
-from examples.pinn.tables import table
+from examples.pinn.scores import DEPTH, ERROR
 
 Paths = tyro.conf.Positional[tuple[Path, ...]]
 
@@ -169,7 +171,7 @@ def _advance(program, run: Recording, console: Console) -> None:
             running = stopped_at < 0
             errors = np.asarray(report.relative_l2, float)
             errors = np.where(running & np.isfinite(errors), errors, np.inf)
-            shown = progress.numbers(errors[records.best_rate(errors)])
+            shown = progress.numbers(errors[ERROR.best_rate(errors)])
             bar.show(step, f"error {shown}")
             every = config.checkpoint_every
             if step // every > before // every or program.finished:
@@ -236,7 +238,7 @@ def study(options: Study, console: Console) -> None:
         console.rule(f"{name} ({i + 1} of {len(runs)})")
         train(config, console)
     console.rule(options.name)
-    console.print(table(records.read(config.out for config in runs.values())))
+    show(_read(config.out for config in runs.values()), console)
 
 
 def collect(options: Collect, console: Console) -> None:
@@ -246,20 +248,28 @@ def collect(options: Collect, console: Console) -> None:
 
 
 def compare(options: Compare, console: Console) -> None:
-    from examples.pinn import comparison
+    from examples.common import comparison
 
     found = _some(options.runs, "compare")
-    console.print(table(found))
+    show(found, console)
     check_writable(options.out.absolute().parent, "--out")
     matplotlib.use("agg")
-    comparison.draw(found, options.out)
+    comparison.draw(found, options.out, ERROR, DEPTH)
     console.print(f"Figure: {options.out}", soft_wrap=True)
 
 
 def _some(paths: tuple[Path, ...], command: str) -> list[records.Record]:
     if not paths:
         raise RunError(f"{command} needs the folders of one run or more.")
-    return records.read(paths)
+    return _read(paths)
+
+
+def _read(paths: Iterable[Path]) -> list[records.Record]:
+    return records.read(paths, "relative_l2")
+
+
+def show(found: list[records.Record], console: Console) -> None:
+    console.print(table(found, ERROR, "steps_per_second"))
 
 
 def do(command: Command) -> None:
@@ -267,7 +277,7 @@ def do(command: Command) -> None:
     match command:
         case Config() as config:
             train(config, console)
-            console.print(table(records.read([config.out])))
+            show(_read([config.out]), console)
             console.print(f"Run: {config.out}", soft_wrap=True)
         case Evaluate() as options:
             evaluate(options)

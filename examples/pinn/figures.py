@@ -10,8 +10,8 @@ import stablegrad_optax as sg
 from examples.common.runs import Run
 from examples.pinn.config import Config
 from examples.pinn.problems import PROBLEMS
-from examples.pinn.records import best_rate, final_errors
 from examples.pinn.restore import params_of
+from examples.pinn.scores import ERROR, final_errors
 from examples.pinn.train import field
 
 LAYERS = ("params/first", "params/hidden", "params/last")
@@ -40,7 +40,7 @@ def _field(run: Run, config: Config):
     """Prediction, solution and error of the best rate's median seed."""
     problem = PROBLEMS[config.problem]
     errors = final_errors(run.metrics)
-    rate = best_rate(errors)
+    rate = ERROR.best_rate(errors)
     seed = int(np.argsort(errors[rate])[errors.shape[1] // 2])
     grid = problem.grid()
     params = params_of(run, config, rate, seed)
@@ -127,7 +127,7 @@ def _curves(run: Run, config: Config):
 def _scales(run: Run):
     """Layer scales over depth and time, at the best rate's first seed."""
     history = list(run.history())
-    rate = best_rate(final_errors(run.metrics))
+    rate = ERROR.best_rate(final_errors(run.metrics))
     scales = [
         {
             layer: np.asarray(values, float)[rate, 0]

@@ -7,14 +7,14 @@ import numpy as np
 
 from examples.common.runs import Run, RunError
 from examples.pinn.config import Config
-from examples.pinn.records import best_rate, final_errors
+from examples.pinn.scores import ERROR, final_errors
 from examples.pinn.train import Program
 
 
 def params_of(run: Run, config: Config, rate: int | None, seed: int) -> Any:
     """The parameters of one column; the best learning rate's if `rate` is None."""
     errors = final_errors(run.metrics)
-    rate = best_rate(errors) if rate is None else rate
+    rate = ERROR.best_rate(errors) if rate is None else rate
     for option, value, number in (
         ("--lr-index", rate, errors.shape[0]),
         ("--seed", seed, errors.shape[1]),

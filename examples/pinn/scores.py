@@ -1,0 +1,41 @@
+"""What runs of this program are judged by, and what they are compared over."""
+
+import dataclasses
+
+import numpy as np
+
+from examples.common.comparison import Axis
+from examples.common.measures import Measure
+from examples.common.records import Record
+from examples.pinn.config import Config
+
+
+def final_errors(record: Record) -> np.ndarray:
+    """Relative L2 errors, shape (rates, seeds); infinite where training stopped."""
+    # What was not finite is null in JSON, and NaN here.
+    errors = np.asarray(record["relative_l2"], float)
+    stopped = np.asarray(record["stopped_at_step"]) >= 0
+    return np.where(stopped | np.isnan(errors), np.inf, errors)
+
+
+ERROR = Measure(
+    "relative L2 error",
+    scores=final_errors,
+    lower_is_better=True,
+    threshold=0.1,
+    limits=(0.0, 2.0),
+    logarithmic=True,
+    untrained=(1.0, "u = 0"),
+    digits=".2e",
+)
+
+DEPTH = Axis(
+    "depth",
+    "hidden layers",
+    ignored=frozenset({"seeds", "chunk", "checkpoint_every"}),
+    defaults={
+        field.name: field.default
+        for field in dataclasses.fields(Config)
+        if field.default is not dataclasses.MISSING
+    },
+)
