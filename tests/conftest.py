@@ -13,6 +13,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import hypothesis
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from stablegrad_optax import _statistics
 
@@ -39,6 +40,26 @@ def platform(request):
         jax.clear_caches()
         yield request.param
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """Compiles each program of a module but once, and leaves JAX as it was."""
+    names = ("jax_enable_x64", "jax_default_matmul_precision")
+    before = {name: getattr(jax.config, name) for name in names}
+    cache = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before |= {name: getattr(jax.config, name) for name in cache}
+    for name, value in cache.items():
+        jax.config.update(name, value)
+    # Where the cache is, is looked up once.
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 # --- What the README's compatibility table is made of ---

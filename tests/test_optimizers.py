@@ -141,6 +141,39 @@ def test_muon_takes_matrices_only_for_matrices():
     np.testing.assert_allclose(result["hidden"]["bias"], expected, rtol=1e-5)
 
 
+@needs_stacked_muon
+def test_muon_takes_the_kernel_of_a_convolution_for_a_matrix_of_patches():
+    tx = optimizers.base("muon", 0.1, lambda path, leaf: None)
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 2, 5))
+    updates, _ = tx.update({"w": kernel}, tx.init({"w": kernel}), {"w": kernel})
+    flat = {"w": kernel.reshape(18, 5)}
+    expected, _ = tx.update(flat, tx.init(flat), flat)
+    np.testing.assert_allclose(
+        updates["w"].reshape(18, 5), expected["w"], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sgd", "adamw", "lion", pytest.param("muon", marks=needs_stacked_muon)],
+)
+def test_weights_decay_and_biases_do_not(name):
+    params = tree(0)
+    zero = jax.tree.map(jnp.zeros_like, params)
+
+    def step(decay):
+        tx = optimizers.base(name, 0.1, stack_axis, weight_decay=decay)
+        return tx.update(zero, tx.init(params), params)[0]
+
+    difference = jax.tree.map(lambda a, b: a - b, step(0.5), step(0.0))
+    np.testing.assert_allclose(difference["first"], -0.05 * params["first"], rtol=1e-5)
+    kernel = params["hidden"]["kernel"]
+    np.testing.assert_allclose(
+        difference["hidden"]["kernel"], -0.05 * kernel, rtol=1e-5
+    )
+    assert not np.any(difference["hidden"]["bias"])
+
+
 def test_muon_of_an_optax_that_would_take_a_stack_for_no_matrix(monkeypatch):
     monkeypatch.delattr(optax.contrib, "MuonDimensionNumbers", raising=False)
     with pytest.raises(RunError, match=r"--optimizer muon needs optax 0\.2\.6"):

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +11,15 @@ import jax
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from program import ROOT, killed, strict
 
 from examples.common.runs import Run
 from examples.pinn import __main__ as program
 from examples.pinn.config import Config
 from examples.pinn.problems import PROBLEMS
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 TINY = ["--depth", "2", "--width", "4", "--interior-points", "8"]
 TINY += ["--condition-points", "4", "--lbfgs-points", "8"]
 # Chunks end at 3, 6 and 7, checkpoints are written at 6 and at the end.
@@ -29,37 +29,8 @@ RATES = ["--lr", "1e-3", "1e30"]
 SGD = ["--optimizer", "sgd", "--scale-control", "none"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def settings_of_jax(tmp_path_factory):
-    """Compiles each program but once, and leaves JAX as it was."""
-    names = ("jax_enable_x64", "jax_default_matmul_precision")
-    before = {name: getattr(jax.config, name) for name in names}
-    cache = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before |= {name: getattr(jax.config, name) for name in cache}
-    for name, value in cache.items():
-        jax.config.update(name, value)
-    # Where the cache is, is looked up once.
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 def main(*arguments):
     return program.main([str(argument) for argument in arguments])
-
-
-def strict(path):
-    """JSON without the constants that JSON does not have."""
-
-    def no_constants(name):
-        raise AssertionError(f"{name} in {path}")
-
-    return json.loads(path.read_text(), parse_constant=no_constants)
 
 
 def copy(run, path):
@@ -207,35 +178,6 @@ def test_plot_draws_field_curves_and_layer_scales(finished, tmp_path):
 
 # --- Killed and resumed ---
 
-KILLED = """
-import os, signal, sys
-from examples.common.runs import Recording
-from examples.pinn.__main__ import main
-
-original = Recording.save
-
-def save(run, step, state):
-    original(run, step, state)
-    if step == int(sys.argv[1]):
-        run._manager.wait_until_finished()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Recording.save = save
-main(sys.argv[2:])
-"""
-
-
-def killed(step, *arguments):
-    """A process that ends itself by SIGKILL at a checkpoint; what it printed before."""
-    result = subprocess.run(
-        [sys.executable, "-c", KILLED, str(step), *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == -signal.SIGKILL, result.stderr
-    return result.stdout
-
 
 def columns_of(path):
     """All parameters and states of optimizers at the end of a run."""
@@ -245,9 +187,7 @@ def columns_of(path):
     return Run(path).restore(Program(config).template)
 
 
-def test_killed_and_resumed_it_ends_with_the_same_numbers(
-    tmp_path, monkeypatch, capsys
-):
+def test_killed_and_resumed_it_ends_with_the_same_numbers(tmp_path, capsys):
     """At the boundary of both phases, and within the second."""
     # Chunks end at 4, 6, 10 and 11: all after a checkpoint. The boundary is 6.
     arguments = ["train", *TINY, "--depth", 1, "--problem", "poisson1d"]
@@ -265,12 +205,8 @@ def test_killed_and_resumed_it_ends_with_the_same_numbers(
     never, run = tmp_path / "never", tmp_path / "killed"
     assert main(*arguments, never) == 0
 
-    monkeypatch.setenv(
-        "JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir
-    )
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    killed(6, *arguments, run)
-    printed = killed(10, *arguments, run, "--resume")
+    killed("pinn", 6, *arguments, run)
+    printed = killed("pinn", 10, *arguments, run, "--resume")
     assert "Resumed at step 6." in printed
     # And a line that was being written.
     with (run / "history.jsonl").open("a") as file:
@@ -295,7 +231,7 @@ def test_killed_and_resumed_it_ends_with_the_same_numbers(
 def step(**options):
     """Shapes of what a step gives: traced, not compiled."""
     from examples.pinn.objective import Objective, network_of
-    from examples.pinn.phases import FirstOrder, optimizer_of
+    from examples.pinn.phases import FirstOrder
 
     config = Config(out=Path("unused"), **{"depth": 2, "width": 4} | options)
     config.check()
@@ -342,6 +278,8 @@ def test_muon_trains():
 
 def test_stablegrad_after_the_base_sets_the_scale_of_the_update():
     """Each layer then moves by the learning rate, whatever the base had in mind."""
+    from examples.pinn.phases import optimizer_of
+
     config = Config(
         out=Path("unused"), depth=3, width=4, schedule="constant", order="after"
     )

@@ -23,12 +23,12 @@ def run(
     """Parses the command line into `command` by tyro, and does it.
 
     Returns:
-      The exit code: 0, 2 for what the user can mend, 130 for an interruption.
+      The exit code: 0, that of a RunError, 2 for other mistakes, 130 if interrupted.
     """
     try:
         do(_parse(command, arguments, program, description))
     except RunError as error:
-        return _fail(str(error), 2)
+        return _fail(str(error), error.code)
     except OSError as error:
         return _fail(f"{error.filename or program}: {error.strerror or error}.", 2)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import optax
 import stablegrad_optax as sg
 from examples.common.runs import RunError
 
-Base = Literal["sgd", "adam", "lion", "muon"]
+Base = Literal["sgd", "adam", "adamw", "lion", "muon"]
 ScaleControl = Literal[
     "none", "stablegrad", "stablegrad-prediction", "clip", "agc", "normalize"
 ]
@@ -36,16 +36,34 @@ def scale_control(
 
 
 def base(
-    name: Base, learning_rate: optax.ScalarOrSchedule, stack_axis: StackAxis
+    name: Base,
+    learning_rate: optax.ScalarOrSchedule,
+    stack_axis: StackAxis,
+    weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    """A base optimizer with the settings that people use it with."""
+    """A base optimizer with the settings that people use it with.
+
+    Weights decay and biases and scales do not. The decay is decoupled for adamw, lion
+    and muon; that of sgd goes through its momentum; adam has none.
+    """
+
+    def weights(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: len(_axes(path, leaf, stack_axis)) > 1, params
+        )
+
     match name:
         case "sgd":
-            return optax.sgd(learning_rate, momentum=0.9)
+            sgd = optax.sgd(learning_rate, momentum=0.9)
+            if not weight_decay:
+                return sgd
+            return optax.chain(optax.add_decayed_weights(weight_decay, weights), sgd)
         case "adam":
             return optax.adam(learning_rate)
+        case "adamw":
+            return optax.adamw(learning_rate, weight_decay=weight_decay, mask=weights)
         case "lion":
-            return optax.lion(learning_rate)
+            return optax.lion(learning_rate, weight_decay=weight_decay, mask=weights)
         case "muon":
             if not hasattr(optax.contrib, "MuonDimensionNumbers"):
                 raise RunError(
@@ -54,6 +72,7 @@ def base(
                 )
             return optax.contrib.muon(
                 learning_rate,
+                weight_decay=weight_decay,
                 muon_weight_dimension_numbers=lambda params: _matrices(
                     params, stack_axis
                 ),
@@ -84,14 +103,19 @@ def by_layer(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
+def _axes(path: tuple[Any, ...], leaf: jax.Array, stack_axis: StackAxis) -> list[int]:
+    """The axes of a leaf beside its stack axis: two or more for weights."""
+    stacked = stack_axis(path, leaf)
+    return [axis for axis in range(leaf.ndim) if axis != stacked]
+
+
 def _matrices(params: Any, stack_axis: StackAxis) -> Any:
-    """Which leaves muon takes for matrices: those with two axes beside a stack axis."""
+    """What muon takes for matrices: weights, kernels of convolutions too."""
 
     def dimensions(path, leaf):
-        axis = stack_axis(path, leaf)
-        axes = [a for a in range(leaf.ndim) if a != axis]
-        if len(axes) != 2:
+        axes = _axes(path, leaf, stack_axis)
+        if len(axes) < 2:
             return None
-        return optax.contrib.MuonDimensionNumbers(*axes)
+        return optax.contrib.MuonDimensionNumbers(tuple(axes[:-1]), axes[-1])
 
     return jax.tree_util.tree_map_with_path(dimensions, params)

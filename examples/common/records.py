@@ -33,6 +33,13 @@ def read(paths: Iterable[Path], score: str) -> list[Record]:
     return records
 
 
+def some(paths: Sequence[Path], command: str) -> Sequence[Path]:
+    """The paths; RunError if there are none."""
+    if not paths:
+        raise RunError(f"{command} needs the folders of one run or more.")
+    return paths
+
+
 def collect(records: Sequence[Record], path: Path) -> None:
     """Writes records to a file, a line for each run."""
     check_writable(path.absolute().parent, "--out")

@@ -17,15 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 import stablegrad_optax as sg
 
 
 class RunError(Exception):
     """Something that the user can mend; its text is one line."""
+
+    code = 2
+    """The exit code of the program."""
 
 
 class Run:
@@ -65,7 +70,7 @@ class Run:
         """The newest checkpoint: its step and state; None if there is none.
 
         `template` gives the form of the state at a step, as ShapeDtypeStructs; the
-        state is of NumPy arrays.
+        state is of NumPy arrays, or of JAX arrays where those have a sharding.
         """
         if not (self.path / "checkpoints").is_dir():
             return None
@@ -84,11 +89,19 @@ class Run:
 
 
 class Recording(Run):
-    """A run's folder, opened for the run itself. Use it as a context manager."""
+    """A run's folder, opened for the run itself. Use it as a context manager.
+
+    Where several processes make a run, all of them open it, and do the same with it;
+    checkpoints are written by all, the other files by the first.
+    """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool):
         super().__init__(path)
         self._settings = dict(settings)
+        on_first_process(lambda: self._begin(resume))
+
+    def _begin(self, resume: bool) -> None:
+        path = self.path
         check_writable(path, "--out")
         written = path / "settings.json"
         if written.exists() and resume:
@@ -120,18 +133,23 @@ class Recording(Run):
         last = -1 if found is None else found[0]
         kept = [entry for entry in self.history() if entry["step"] <= last]
         lines = "".join(_dumps(entry) + "\n" for entry in kept)
-        _write(self.path / "history.jsonl", lines)
+        on_first_process(lambda: _write(self.path / "history.jsonl", lines))
         return found
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Adds a line to the history."""
+        if jax.process_index() > 0:
+            return
         with (self.path / "history.jsonl").open("a") as file:
             file.write(_dumps(entry) + "\n")
 
     def save(self, step: int, state: Any) -> None:
         """Writes a checkpoint while training goes on."""
         # Copied: the next step may be given the buffers of this one to write to.
-        state = jax.tree.map(np.array, state)
+        if jax.process_count() == 1:
+            state = jax.tree.map(np.array, state)
+        else:
+            state = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)
         self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def finish(self, results: Mapping[str, Any]) -> None:
@@ -150,7 +168,23 @@ class Recording(Run):
             "devices": jax.device_count(),
             **results,
         }
-        write_json(self.path / "metrics.json", record)
+        on_first_process(lambda: write_json(self.path / "metrics.json", record))
+
+
+def on_first_process(do: Callable[[], None]) -> None:
+    """Does something on the first process; the others wait, and fail with it."""
+    error = None
+    if jax.process_index() == 0:
+        try:
+            do()
+        except (RunError, OSError) as raised:
+            error = raised
+    if jax.process_count() > 1:
+        failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
+        if failed and error is None:
+            raise RunError("the first process could not go on; its message says why.")
+    if error is not None:
+        raise error
 
 
 def check_writable(path: Path, option: str, free_bytes: int = 2**26) -> None:

@@ -5,7 +5,6 @@ python -m examples.pinn --help
 """
 
 import dataclasses
-import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,12 +16,12 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from examples.common import command_line, progress, records
+from examples.common import command_line, progress, records, selection
 from examples.common.runs import Recording, Run, RunError, check_writable
 from examples.common.tables import table
 from examples.pinn import studies
 from examples.pinn.config import Config
-from examples.pinn.scores import DEPTH, ERROR
+from examples.pinn.scores import DEPTH, ERROR, SCORE
 
 Paths = tyro.conf.Positional[tuple[Path, ...]]
 
@@ -72,21 +71,9 @@ class Study:
     def runs(self) -> studies.Runs:
         """The runs to be made, by name, all of them checked."""
         names = ("lr", "seeds", "steps", "lbfgs_steps", "dtype")
-        changes = {name: getattr(self, name) for name in names}
-        changes = {name: x for name, x in changes.items() if x is not None}
+        changes = selection.given(self, names)
         runs = studies.runs(self.name, self.out, self.depths, changes)
-        try:
-            chosen = {n: run for n, run in runs.items() if re.search(self.only, n)}
-        except re.error as error:
-            raise RunError(f"--only must be a regular expression: {error}.") from None
-        if not chosen:
-            raise RunError(
-                f"--only must be found in the name of a run, got {self.only}; one is "
-                f"{next(iter(runs))}."
-            )
-        for run in chosen.values():
-            run.check()
-        return chosen
+        return selection.checked(runs, self.only)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +229,7 @@ def study(options: Study, console: Console) -> None:
 
 
 def collect(options: Collect, console: Console) -> None:
-    found = _some(options.runs, "collect")
+    found = _read(records.some(options.runs, "collect"))
     records.collect(found, options.out)
     console.print(f"{len(found)} runs: {options.out}", soft_wrap=True)
 
@@ -250,7 +237,7 @@ def collect(options: Collect, console: Console) -> None:
 def compare(options: Compare, console: Console) -> None:
     from examples.common import comparison
 
-    found = _some(options.runs, "compare")
+    found = _read(records.some(options.runs, "compare"))
     show(found, console)
     check_writable(options.out.absolute().parent, "--out")
     matplotlib.use("agg")
@@ -258,14 +245,8 @@ def compare(options: Compare, console: Console) -> None:
     console.print(f"Figure: {options.out}", soft_wrap=True)
 
 
-def _some(paths: tuple[Path, ...], command: str) -> list[records.Record]:
-    if not paths:
-        raise RunError(f"{command} needs the folders of one run or more.")
-    return _read(paths)
-
-
 def _read(paths: Iterable[Path]) -> list[records.Record]:
-    return records.read(paths, "relative_l2")
+    return records.read(paths, SCORE)
 
 
 def show(found: list[records.Record], console: Console) -> None:

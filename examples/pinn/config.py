@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from examples.common.optimizers import Base, ScaleControl
-from examples.common.runs import RunError
+from examples.common.optimizers import ScaleControl
+from examples.common.options import checked_settings, require
 
 ProblemName = Literal["poisson", "poisson1d", "helmholtz", "burgers", "heat"]
+Optimizer = Literal["sgd", "adam", "lion", "muon"]
 Initialization = Literal["glorot", "critical", "variance-preserving"]
 Schedule = Literal["cosine", "exponential", "constant"]
 
@@ -32,7 +33,7 @@ class Config:
     """Activation of the hidden layers; any smooth one will do."""
     initialization: Initialization = "glorot"
     """Of the weights; "critical" keeps the size of derivatives with depth."""
-    optimizer: Base = "adam"
+    optimizer: Optimizer = "adam"
     """The base optimizer."""
     scale_control: ScaleControl = "stablegrad"
     """What stands in front of it; -prediction: with the reference of the paper."""
@@ -76,17 +77,17 @@ class Config:
     def check(self) -> None:
         """Raises RunError, with the name of the option, if a value makes no sense."""
         for name in ("depth", "width", "seeds", "chunk", "checkpoint_every"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("interior_points", "condition_points", "lbfgs_points"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("steps", "lbfgs_steps"):
-            _require(self, name, getattr(self, name) >= 0, "at least 0")
-        _require(self, "steps", self.steps + self.lbfgs_steps > 0, "at least 1")
+            require(self, name, getattr(self, name) >= 0, "at least 0")
+        require(self, "steps", self.steps + self.lbfgs_steps > 0, "at least 1")
         rates = self.lr and all(_positive(rate) for rate in self.lr)
-        _require(self, "lr", rates, "one positive, finite number or more")
-        _require(self, "lr", len(set(self.lr)) == len(self.lr), "different numbers")
+        require(self, "lr", rates, "one positive, finite number or more")
+        require(self, "lr", len(set(self.lr)) == len(self.lr), "different numbers")
         weight = _positive(self.condition_weight)
-        _require(self, "condition_weight", weight, "a positive, finite number")
+        require(self, "condition_weight", weight, "a positive, finite number")
 
     def settings(self) -> dict[str, Any]:
         """What determines the result: every option but `out` and `resume`."""
@@ -97,23 +98,9 @@ class Config:
     @classmethod
     def of(cls, out: Path, settings: Mapping[str, Any]) -> "Config":
         """The configuration of the run in a folder, from its settings."""
-        try:
-            config = cls(out=out, **{**settings, "lr": tuple(settings["lr"])})
-            config.check()
-        except (KeyError, TypeError, RunError) as error:
-            raise RunError(
-                f"the settings of {out} are not those of this program: {error}."
-            ) from None
-        return config
+        rates = {"lr": tuple(settings["lr"])} if "lr" in settings else {}
+        return checked_settings(cls, out, {**settings, **rates})
 
 
 def _positive(number: float) -> bool:
     return number > 0 and math.isfinite(number)
-
-
-def _require(config: Config, name: str, holds: Any, what: str) -> None:
-    if not holds:
-        option = "--" + name.replace("_", "-")
-        value = getattr(config, name)
-        got = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        raise RunError(f"{option} must be {what}, got {got}.")

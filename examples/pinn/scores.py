@@ -9,11 +9,14 @@ from examples.common.measures import Measure
 from examples.common.records import Record
 from examples.pinn.config import Config
 
+SCORE = "relative_l2"
+"""Its entry in metrics.json."""
+
 
 def final_errors(record: Record) -> np.ndarray:
     """Relative L2 errors, shape (rates, seeds); infinite where training stopped."""
     # What was not finite is null in JSON, and NaN here.
-    errors = np.asarray(record["relative_l2"], float)
+    errors = np.asarray(record[SCORE], float)
     stopped = np.asarray(record["stopped_at_step"]) >= 0
     return np.where(stopped | np.isnan(errors), np.inf, errors)
 

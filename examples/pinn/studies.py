@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from examples.common.optimizers import Base, ScaleControl
-from examples.pinn.config import Config
+from examples.common.optimizers import ScaleControl
+from examples.pinn.config import Config, Optimizer
 
 StudyName = Literal["depth", "muon", "helmholtz", "burgers"]
 Runs = dict[str, Config]
@@ -15,7 +15,7 @@ Runs = dict[str, Config]
 RATES = (3e-4, 1e-3, 3e-3)
 SEEDS = 5
 CONTROLS: tuple[ScaleControl, ...] = get_args(ScaleControl)
-ADAM_AND_MUON: tuple[tuple[Base, ScaleControl], ...] = (
+ADAM_AND_MUON: tuple[tuple[Optimizer, ScaleControl], ...] = (
     *(("adam", control) for control in CONTROLS),
     ("muon", "none"),
     ("muon", "stablegrad"),
@@ -25,7 +25,7 @@ STABLEGRAD: tuple[ScaleControl, ...] = ("stablegrad", "stablegrad-prediction")
 
 def depth(depths: Sequence[int] = (4, 8, 16, 32, 64, 128)) -> Runs:
     """Poisson at every depth, by adam behind each scale control, lion and muon."""
-    methods: list[tuple[Base, ScaleControl]] = [
+    methods: list[tuple[Optimizer, ScaleControl]] = [
         *ADAM_AND_MUON,
         ("lion", "none"),
         ("lion", "stablegrad"),

@@ -1,0 +1,28 @@
+"""Options of a program, checked: what is wrong is said with the option's name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from examples.common.runs import RunError
+
+
+def require(config: Any, name: str, holds: Any, what: str) -> None:
+    """Raises RunError if `holds` is false: the option must be `what`."""
+    if not holds:
+        option = "--" + name.replace("_", "-")
+        value = getattr(config, name)
+        got = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        raise RunError(f"{option} must be {what}, got {got}.")
+
+
+def checked_settings(cls: Any, out: Path, settings: Mapping[str, Any]) -> Any:
+    """A configuration of the class `cls` from the settings of the run in a folder."""
+    try:
+        config = cls(out=out, **settings)
+        config.check()
+    except (KeyError, TypeError, RunError) as error:
+        raise RunError(
+            f"the settings of {out} are not those of this program: {error}."
+        ) from None
+    return config

@@ -1,0 +1,135 @@
+"""The options of a training run, and what is wrong with bad ones."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from examples.common.optimizers import ScaleControl
+from examples.common.options import checked_settings, require
+
+ModelName = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "efficientnetv2-b0",
+    "efficientnetv2-s",
+]
+DataName = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "folder"]
+Optimizer = Literal["sgd", "adam", "adamw", "muon"]
+
+PLACE = ("out", "resume", "data_dir", "mesh", "coordinator", "processes", "process")
+"""Options that say where a run is made: its results do not depend on them."""
+
+SMALL_IMAGE = 64
+"""Images up to this size go through the small stem."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train an image classifier, with BatchNorm or with nothing in its place."""
+
+    out: Path
+    """Folder for settings, curves, checkpoints and results."""
+    model: ModelName = "resnet50"
+    """The network."""
+    norm: Literal["batch", "none"] = "none"
+    """BatchNorm, or nothing in its place."""
+    width_multiplier: float = 1.0
+    """Of all channel counts."""
+    initialization: Literal["variance-preserving", "depth-scaled"] = (
+        "variance-preserving"
+    )
+    """Of the convolutions; depth-scaled: the last one of each branch is smaller."""
+    stochastic_depth: float | None = None
+    """Rate at the last block; by default what the network was published with."""
+    data: DataName = "digits"
+    """The images; digits come with scikit-learn, the others are read from a folder."""
+    data_dir: Path | None = None
+    """Where they are."""
+    image_size: int | None = None
+    """Height and width that images of a folder are brought to; 224 by default."""
+    augment: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Crops and flips, as they are usual for the data."""
+    mixup: float = 0.0
+    """Alpha of the Beta distribution of mixing weights; 0 for no mixup."""
+    optimizer: Optimizer = "sgd"
+    """The base optimizer; sgd has momentum 0.9."""
+    scale_control: ScaleControl = "stablegrad-prediction"
+    """What stands in front of it; -prediction: with the reference of the paper."""
+    group_by: Literal["layer", "leaf", "tree"] = "layer"
+    """What shares a gain, for StableGrad."""
+    statistic: Literal["std", "rms"] = "std"
+    """The scale of a layer, for StableGrad."""
+    epochs: int = 8
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images of a step, over all devices."""
+    accumulate: int = 1
+    """Parts that a batch is passed in, one after the other, to save memory."""
+    lr: float = 0.1
+    """Learning rate at its highest."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: to zero by a cosine, or constant."""
+    warmup_epochs: float = 1.0
+    """Linear, from zero."""
+    weight_decay: float = 0.0
+    """Of everything but biases and scales; decoupled, except for sgd."""
+    label_smoothing: float = 0.0
+    """Probability that is spread over all classes."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations and gradients inside; parameters are float32."""
+    ema_decay: float = 0.0
+    """Of an average of the parameters, which is tested then; 0 for none."""
+    seed: int = 0
+    """Of initial weights, order of images and augmentation."""
+    log_every: int = 10
+    """Steps between two entries of the curves."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints; there is one at the end of each epoch too."""
+    mesh: str = ""
+    """Devices as data=N,fsdp=M; fsdp shards parameters. By default all are data."""
+    coordinator: str | None = None
+    """Of several processes: host:port of the first, or "auto" on SLURM and TPU pods."""
+    processes: int | None = None
+    """Their number, unless it is found out."""
+    process: int | None = None
+    """Which one this is, from 0, unless it is found out."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on from the newest checkpoint in `out`, if there is one."""
+
+    def check(self) -> None:
+        """Raises RunError, with the name of the option, if a value makes no sense."""
+        for name in ("epochs", "batch_size", "accumulate", "log_every"):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "checkpoint_every", self.checkpoint_every >= 1, "at least 1")
+        require(self, "seed", self.seed >= 0, "at least 0")
+        for name in ("lr", "width_multiplier"):
+            value = getattr(self, name)
+            require(self, name, 0 < value < math.inf, "a positive, finite number")
+        for name in ("mixup", "weight_decay", "warmup_epochs"):
+            value = getattr(self, name)
+            require(self, name, 0 <= value < math.inf, "at least 0, and finite")
+        for name in ("label_smoothing", "ema_decay", "stochastic_depth"):
+            value = getattr(self, name) or 0.0
+            require(self, name, 0 <= value < 1, "at least 0 and below 1")
+        if self.image_size is not None:
+            require(self, "image_size", self.image_size >= 8, "at least 8")
+        whole = self.batch_size % self.accumulate == 0
+        require(self, "accumulate", whole, f"a divisor of {self.batch_size}")
+        decays = self.weight_decay == 0 or self.optimizer != "adam"
+        require(self, "weight_decay", decays, "0 for adam: adamw decays weights")
+
+    def settings(self) -> dict[str, Any]:
+        """What determines the result: every option but those of the place."""
+        values = dataclasses.asdict(self)
+        return {name: x for name, x in values.items() if name not in PLACE}
+
+    @classmethod
+    def of(cls, out: Path, settings: Mapping[str, Any]) -> "Config":
+        """The configuration of the run in a folder, from its settings."""
+        return checked_settings(cls, out, settings)

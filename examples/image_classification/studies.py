@@ -1,0 +1,102 @@
+"""Named sets of runs: every method with the same rates, seeds and budget."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from examples.common.optimizers import ScaleControl
+from examples.image_classification.config import Config, Optimizer
+
+StudyName = Literal["digits", "efficientnet", "fashion-mnist", "depth"]
+Runs = dict[str, Config]
+Norm = Literal["batch", "none"]
+
+RATES = (1e-3, 1e-2, 1e-1)
+SEEDS = (0, 1, 2)
+METHODS: tuple[tuple[Norm, ScaleControl], ...] = (
+    ("batch", "none"),
+    ("none", "none"),
+    ("none", "clip"),
+    ("none", "agc"),
+    ("none", "stablegrad"),
+    ("none", "stablegrad-prediction"),
+)
+OPTIMIZERS: tuple[Optimizer, ...] = ("sgd", "adam")
+
+
+def digits(**common: Any) -> Runs:
+    """ResNet-50 at a quarter of its width on scikit-learn's digits."""
+    return _grid({"model": "resnet50", "width_multiplier": 0.25, **common})
+
+
+def efficientnet(**common: Any) -> Runs:
+    """EfficientNetV2-S at a quarter of its width on digits."""
+    return _grid({"model": "efficientnetv2-s", "width_multiplier": 0.25, **common})
+
+
+def fashion_mnist(**common: Any) -> Runs:
+    """ResNet-18 at a quarter of its width on Fashion-MNIST."""
+    return _grid(
+        {
+            "model": "resnet18",
+            "width_multiplier": 0.25,
+            "data": "fashion-mnist",
+            "epochs": 5,
+            "checkpoint_every": 500,
+            **common,
+        }
+    )
+
+
+def depth(**common: Any) -> Runs:
+    """ResNets of 18 to 101 layers on digits."""
+    runs: Runs = {}
+    for model in ("resnet18", "resnet34", "resnet50", "resnet101"):
+        runs |= _grid({"model": model, "width_multiplier": 0.25, **common})
+    return runs
+
+
+STUDIES: dict[StudyName, Callable[..., Runs]] = {
+    "digits": digits,
+    "efficientnet": efficientnet,
+    "fashion-mnist": fashion_mnist,
+    "depth": depth,
+}
+
+
+def runs(
+    study: StudyName,
+    folder: Path,
+    rates: Sequence[float] | None,
+    seeds: Sequence[int] | None,
+    changes: Mapping[str, Any],
+) -> Runs:
+    """The runs of a study in their folders, by name; `changes` hold for all of them."""
+    grid = {"rates": rates, "seeds": seeds}
+    grid = {name: x for name, x in grid.items() if x is not None}
+    return {
+        name: dataclasses.replace(config, out=folder / name, **changes)
+        for name, config in STUDIES[study](**grid).items()
+    }
+
+
+def _grid(options: Mapping[str, Any]) -> Runs:
+    """Every method by every base optimizer, rate and seed."""
+    options = dict(options)
+    rates, seeds = options.pop("rates", RATES), options.pop("seeds", SEEDS)
+    grid = itertools.product(OPTIMIZERS, METHODS, rates, seeds)
+    return {
+        f"{options['model']}-{norm}-{optimizer}-{control}-lr{lr:g}-seed{seed}": Config(
+            out=Path(),
+            norm=norm,
+            optimizer=optimizer,
+            scale_control=control,
+            lr=lr,
+            seed=seed,
+            resume=True,
+            **options,
+        )
+        for optimizer, (norm, control), lr, seed in grid
+    }
