@@ -20,9 +20,10 @@ from tensorboardX.proto.event_pb2 import Event
 from examples.common import comparison
 from examples.common.runs import Recording, Run
 from examples.image_classification import __main__ as program
-from examples.image_classification import figures, scores, studies
+from examples.image_classification import figures, functions, scores, studies
 from examples.image_classification.config import PLACE, Config
 from examples.image_classification.mesh import AXES, Layout
+from examples.image_classification.train import Program
 from examples.image_classification.watch import DivergedError
 
 QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
@@ -170,10 +171,8 @@ def test_loss_that_is_not_finite_ends_the_run(tmp_path, capsys):
 # --- Meshes and processes ---
 
 
-def losses(layout, steps, restore=None):
+def losses(options, steps, restore=None):
     """Losses of some steps, and the checkpoint behind them."""
-    from examples.image_classification.train import Loaders, Program, load
-
     config = Config(
         out=Path("unused"),
         model="resnet18",
@@ -183,14 +182,10 @@ def losses(layout, steps, restore=None):
         optimizer="adam",
         lr=1e-3,
         log_every=1,
+        **options,
     )
-    layout = (
-        layout
-        if isinstance(layout, Layout)
-        else Layout.of(Config(**{**config.__dict__, "mesh": layout}))
-    )
-    dataset = load(config)
-    running = Program(config, dataset, Loaders.of(config, dataset), layout)
+    running = Program(config)
+    running.start()
     if restore is not None:
         running.restore(*restore(running.template))
     found = []
@@ -201,20 +196,35 @@ def losses(layout, steps, restore=None):
     raise AssertionError
 
 
-def test_every_mesh_gives_the_numbers_of_one_device(tmp_path):
+def test_every_mesh_gives_the_numbers_of_one_device(tmp_path, monkeypatch):
     """And goes on from the checkpoint of another."""
-    alone = Layout(
-        jax.make_mesh(
+    with monkeypatch.context() as patch:
+        mesh = jax.make_mesh(
             (1, 1), AXES, devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 2
         )
-    )
-    expected, _, _ = losses(alone, 4)
-    first, step, checkpoint = losses("data=4,fsdp=2", 2)
+        patch.setattr(Layout, "of", lambda config: Layout(mesh))
+        expected, _, _ = losses({}, 4)
+    first, step, checkpoint = losses({"mesh": "data=4,fsdp=2"}, 2)
     np.testing.assert_allclose(first, expected[:2], rtol=1e-3)
     with Recording(tmp_path / "run", {}, resume=False) as run:
         run.save(step, checkpoint)
-    second, _, _ = losses("data=2,fsdp=4", 2, Run(tmp_path / "run").restore)
+    second, _, _ = losses({"mesh": "data=2,fsdp=4"}, 2, Run(tmp_path / "run").restore)
     np.testing.assert_allclose(second, expected[2:], rtol=1e-3)
+
+
+def test_runs_share_what_is_compiled_if_they_differ_in_rate_and_seed_alone(tmp_path):
+    def numbers(out, *options):
+        arguments = [*SMALL, *ADAM, "--epochs", 1, *options, "--out", tmp_path / out]
+        assert main("train", *arguments) == 0
+        return [entry["loss"] for entry in Run(tmp_path / out).history()]
+
+    first = numbers("first")
+    compiled = functions._functions.cache_info().misses
+    other = numbers("other", "--seed", 1, "--lr", "1e-2")
+    assert functions._functions.cache_info().misses == compiled
+    assert strict(tmp_path / "other" / "metrics.json")["compile_seconds"] == 0
+    functions._functions.cache_clear()
+    assert numbers("again", "--seed", 1, "--lr", "1e-2") == other != first
 
 
 def test_two_processes_give_the_numbers_of_one(finished, tmp_path):

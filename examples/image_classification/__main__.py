@@ -94,22 +94,21 @@ Command = (
 
 def train(config: Config, console: Console) -> None:
     """Trains to the end; raises DivergedError where the loss does not stay finite."""
-    from examples.image_classification.mesh import Layout, connect
-    from examples.image_classification.train import Loaders, Program, load
+    from examples.image_classification.mesh import connect
+    from examples.image_classification.train import Program
 
     config.check()
     connect(config)
     console.quiet = jax.process_index() > 0
     # Whether options go together is found out before a folder is made.
-    layout, dataset = Layout.of(config), load(config)
-    loaders = Loaders.of(config, dataset)
+    program = Program(config)
     with Recording(config.out, config.settings(), resume=config.resume) as run:
         if run.finished:
             console.print(
                 f"{config.out} is finished already: nothing to do.", soft_wrap=True
             )
             return
-        program = Program(config, dataset, loaders, layout)
+        program.start()
         found = run.resume(program.template)
         if found is not None:
             program.restore(*found)
