@@ -34,8 +34,12 @@ class Program:
 
     def start(self) -> None:
         """Makes the initial state."""
-        self._functions = functions_of(self.config)
-        self.state = self._functions.start(self._seed, self._lr)
+        self.functions = functions_of(self.config)
+        self.state = self.functions.start(self._seed, self._lr)
+
+    def batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """This process's part of the batches that are left."""
+        return self._training.batches(self.step, self.total_steps)
 
     def run(self) -> Iterator[tuple[int, list[Report]]]:
         """Advances; yields the number of steps done and the reports since last time.
@@ -45,13 +49,13 @@ class Program:
         every = self.config.log_every
         reports: list[Report] = []
         start = time.perf_counter()
-        for images in self._training.batches(self.step, self.total_steps):
+        for images in self.batches():
             batch = self.layout.put(images)
             arguments = (self.state, batch, np.int32(self.step), self._seed, self._lr)
             if not reports and not self.step_seconds:
-                self.compile_seconds += self._functions.compile(*arguments)
+                self.compile_seconds += self.functions.compile(*arguments)
                 start = time.perf_counter()
-            self.state, report = self._functions.advance(*arguments)
+            self.state, report = self.functions.advance(*arguments)
             reports.append(report)
             self.step += 1
             if self.step % every == 0 or self.at_end_of_epoch:
@@ -62,9 +66,9 @@ class Program:
 
     def test(self) -> Totals:
         """Sums over the test images."""
-        variables = self._functions.step.tested(self.state)
+        variables = self.functions.step.tested(self.state)
         totals = [
-            self._functions.test(variables, self.layout.put(batch))
+            self.functions.test(variables, self.layout.put(batch))
             for batch in self._testing.epoch()
         ]
         return jax.tree.map(lambda *x: np.float64(sum(x)), *jax.device_get(totals))
@@ -94,13 +98,13 @@ class Program:
     def template(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The form of a checkpoint on this mesh; it may be from another."""
         del step
-        return named(self._functions.shapes)
+        return named(self.functions.shapes)
 
     def restore(self, step: int, checkpoint: dict[str, jax.Array]) -> None:
         """Goes on from a checkpoint."""
-        leaves = [checkpoint[name] for name in named(self._functions.shapes)]
+        leaves = [checkpoint[name] for name in named(self.functions.shapes)]
         self.state = jax.tree.unflatten(
-            jax.tree.structure(self._functions.shapes), leaves
+            jax.tree.structure(self.functions.shapes), leaves
         )
         self.step = step
 
