@@ -18,11 +18,12 @@ from program import ROOT, killed, strict
 from tensorboardX.proto.event_pb2 import Event
 
 from examples.common import comparison
-from examples.common.runs import Recording, Run
+from examples.common.runs import Recording, Run, RunError
 from examples.image_classification import __main__ as program
 from examples.image_classification import figures, functions, scores, studies
 from examples.image_classification.config import PLACE, Config
 from examples.image_classification.mesh import AXES, Layout
+from examples.image_classification.scores import JUDGE
 from examples.image_classification.train import Program
 from examples.image_classification.watch import DivergedError
 
@@ -163,7 +164,7 @@ def test_loss_that_is_not_finite_ends_the_run(tmp_path, capsys):
     assert metrics["test_accuracy"] is None
     assert f"at step {metrics['stopped_at_step']};" in err
     # It compares as one that did not train.
-    (record,) = scores.read([out])
+    (record,) = JUDGE.read([out])
     np.testing.assert_array_equal(scores.final_accuracies(record), [[0.0]])
     assert main("plot", "--run", out) == 0
 
@@ -373,7 +374,7 @@ def test_runs_that_differ_in_rate_and_seed_are_one_record(trained, tmp_path):
     collected = tmp_path / "runs.json"
     assert main("collect", *runs.iterdir(), "--out", collected) == 0
     assert len(json.loads(collected.read_text())["runs"]) == 4
-    (record,) = scores.read([collected])
+    (record,) = JUDGE.read([collected])
     assert record["settings"]["lr"] == [1e-2, 1e-1]
     assert record["test_accuracy"] == [[0.9, 0.92], [None, None]]
     np.testing.assert_array_equal(
@@ -381,8 +382,8 @@ def test_runs_that_differ_in_rate_and_seed_are_one_record(trained, tmp_path):
     )
     assert scores.ACCURACY.best_rate(scores.final_accuracies(record)) == 0
     shutil.rmtree(next(runs.glob("*lr0.01-seed2")))
-    with pytest.raises(program.records.RunError, match=r"no run with a rate of 0\.01"):
-        scores.read(runs.iterdir())
+    with pytest.raises(RunError, match=r"no run with a rate of 0\.01"):
+        JUDGE.read(runs.iterdir())
 
 
 @pytest.mark.parametrize("model", ["resnet50", "resnet(18|50)"])

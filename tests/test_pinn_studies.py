@@ -11,7 +11,7 @@ from examples.common.measures import quartiles
 from examples.common.runs import Recording
 from examples.pinn import __main__ as program
 from examples.pinn import studies
-from examples.pinn.scores import DEPTH, ERROR
+from examples.pinn.scores import ERROR, JUDGE
 
 
 def main(*arguments):
@@ -243,7 +243,7 @@ def test_runs_of_several_depths_are_drawn_at_their_best_rates():
             record("c", [[0.4]], depth=8, scale_control="clip"),
         ],
         ERROR,
-        DEPTH,
+        JUDGE.axis,
     )
     assert {line.label: line.scores for line in series} == {
         "adam": {4: [0.2], 8: [0.1]},
@@ -257,7 +257,7 @@ def test_methods_are_told_apart_by_the_settings_that_differ():
         record(scale_control="stablegrad", group_by="layer", width=8),
         record(scale_control="stablegrad", group_by="tree", width=8, depth=5),
     ]
-    assert comparison.method_labels(runs, DEPTH) == [
+    assert comparison.method_labels(runs, JUDGE.axis) == [
         "adam",
         "stablegrad + adam, group_by layer",
         "stablegrad + adam, group_by tree",
@@ -268,7 +268,7 @@ def test_runs_that_a_figure_over_depth_cannot_tell_apart(tmp_path):
     runs = [record("a"), record("b"), record("c", depth=8)]
     message = "two runs of adam with depth 4 and a rate of 0.1: b and"
     with pytest.raises(program.RunError, match=message):
-        comparison.draw(runs, tmp_path / "figure.png", ERROR, DEPTH)
+        comparison.draw(runs, tmp_path / "figure.png", ERROR, JUDGE.axis)
 
 
 def test_runs_that_differ_in_their_rates_are_taken_together():
@@ -277,7 +277,7 @@ def test_runs_that_differ_in_their_rates_are_taken_together():
         record("b", [[2.0, 2.0], [0.1, 0.2]], lr=[1e-2, 1e-4]),
         record("c", [[0.3, 0.3]], lr=[1e-3], depth=8),
     ]
-    (series,) = comparison.over_axis(runs, ERROR, DEPTH)
+    (series,) = comparison.over_axis(runs, ERROR, JUDGE.axis)
     np.testing.assert_array_equal(series.scores[4], [0.1, 0.2])
     np.testing.assert_array_equal(series.scores[8], [0.3, 0.3])
 
@@ -298,7 +298,7 @@ def test_figure_has_a_row_for_each_method(monkeypatch, tmp_path, number, depths)
         for i in range(number)
         for depth in depths
     ]
-    comparison.draw(runs, tmp_path / "figure.png", ERROR, DEPTH)
+    comparison.draw(runs, tmp_path / "figure.png", ERROR, JUDGE.axis)
     (figure,) = drawn
     above, below = figure.axes
     assert len(below.get_yticklabels()) == number

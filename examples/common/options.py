@@ -1,5 +1,6 @@
 """Options of a program, checked: what is wrong is said with the option's name."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,3 +27,12 @@ def checked_settings(cls: Any, out: Path, settings: Mapping[str, Any]) -> Any:
             f"the settings of {out} are not those of this program: {error}."
         ) from None
     return config
+
+
+def defaults(cls: Any) -> dict[str, Any]:
+    """Those of the options that a configuration class gives one."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(cls)
+        if field.default is not dataclasses.MISSING
+    }

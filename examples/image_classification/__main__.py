@@ -15,22 +15,13 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from examples.common import command_line, comparison, progress, records, selection
-from examples.common.runs import Recording, Run, check_writable
-from examples.common.tables import table
-from examples.image_classification import scores, studies
+from examples.common import command_line, progress, selection
+from examples.common.commands import Collect, Compare, Plot
+from examples.common.runs import Recording, Run
+from examples.image_classification import studies
 from examples.image_classification.config import Config
+from examples.image_classification.scores import JUDGE
 from examples.image_classification.watch import DivergedError, Watch
-
-Paths = tyro.conf.Positional[tuple[Path, ...]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """Figures of a run: curves and layer scales, into its folder."""
-
-    run: Path
-    """Folder of the run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,30 +48,6 @@ class Study:
         changes = selection.given(self, names)
         runs = studies.runs(self.name, self.out, self.lr, self.seeds, changes)
         return selection.checked(runs, self.only)
-
-
-@dataclasses.dataclass(frozen=True)
-class Collect:
-    """One JSON file of several finished runs: settings and results."""
-
-    runs: Paths
-    """Folders of finished runs."""
-    out: Path
-    """File for the records."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Compare:
-    """One table and one figure of several runs, of seeds and rates together.
-
-    Accuracies over learning rates for runs of one model; over models for runs of
-    several, each method at its best rate.
-    """
-
-    runs: Paths
-    """Folders of finished runs, or files that `collect` wrote."""
-    out: Path = Path("comparison.png")
-    """File for the figure."""
 
 
 Command = (
@@ -220,26 +187,7 @@ def study(options: Study, console: Console) -> None:
         except DivergedError as error:
             console.print(f"Stopped: {error}", soft_wrap=True)
     console.rule(options.name)
-    show(scores.read(config.out for config in runs.values()), console)
-
-
-def collect(options: Collect, console: Console) -> None:
-    found = records.read(records.some(options.runs, "collect"), scores.SCORE)
-    records.collect(found, options.out)
-    console.print(f"{len(found)} runs: {options.out}", soft_wrap=True)
-
-
-def compare(options: Compare, console: Console) -> None:
-    found = scores.read(records.some(options.runs, "compare"))
-    show(found, console)
-    check_writable(options.out.absolute().parent, "--out")
-    matplotlib.use("agg")
-    comparison.draw(found, options.out, scores.ACCURACY, scores.MODEL)
-    console.print(f"Figure: {options.out}", soft_wrap=True)
-
-
-def show(found: list[records.Record], console: Console) -> None:
-    console.print(table(found, scores.ACCURACY, "images_per_second"))
+    JUDGE.show(JUDGE.read(config.out for config in runs.values()), console)
 
 
 def do(command: Command) -> None:
@@ -247,16 +195,16 @@ def do(command: Command) -> None:
     match command:
         case Config() as config:
             train(config, console)
-            show(scores.read([config.out]), console)
+            JUDGE.show(JUDGE.read([config.out]), console)
             console.print(f"Run: {config.out}", soft_wrap=True)
         case Plot() as options:
             plot(options, console)
         case Study() as options:
             study(options, console)
         case Collect() as options:
-            collect(options, console)
+            JUDGE.collect(options, console)
         case Compare() as options:
-            compare(options, console)
+            JUDGE.compare(options, console)
 
 
 def main(arguments: list[str] | None = None) -> int:

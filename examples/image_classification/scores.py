@@ -1,15 +1,13 @@
 """What runs of this program are judged by, and what they are compared over."""
 
-import dataclasses
 import itertools
-from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
-from examples.common import records
+from examples.common.commands import Judge
 from examples.common.comparison import Axis, method_labels
 from examples.common.measures import Measure
+from examples.common.options import defaults
 from examples.common.records import Record
 from examples.common.runs import RunError
 from examples.image_classification.config import Config
@@ -39,23 +37,17 @@ MODEL = Axis(
     "model",
     "model",
     ignored=frozenset({"seed", "seeds", "log_every", "checkpoint_every"}),
-    defaults={
-        field.name: field.default
-        for field in dataclasses.fields(Config)
-        if field.default is not dataclasses.MISSING
-    },
+    defaults=defaults(Config),
 )
 
 
-def read(paths: Iterable[Path]) -> list[Record]:
+def by_method(runs: list[Record]) -> list[Record]:
     """Runs that differ in rate and seed alone, together as one record.
 
     Its name is the method, and settings hold `lr`, a list, and `seeds`, a number.
     """
-    runs = records.read(paths, SCORE)
-    labels = method_labels(runs, MODEL)
     groups: dict[tuple[str, str], list[Record]] = {}
-    for run, label in zip(runs, labels, strict=True):
+    for run, label in zip(runs, method_labels(runs, MODEL), strict=True):
         groups.setdefault((label, run["settings"]["model"]), []).append(run)
     several = len({model for _, model in groups}) > 1
     return [
@@ -87,3 +79,6 @@ def _together(runs: list[Record], name: str) -> Record:
         SCORE: [[found[r, s][SCORE] for s in seeds] for r in rates],
         "images_per_second": float(np.median(speeds)) if speeds else None,
     }
+
+
+JUDGE = Judge(SCORE, ACCURACY, MODEL, speed="images_per_second", together=by_method)

@@ -6,7 +6,6 @@ python -m examples.pinn --help
 
 import dataclasses
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,14 +15,12 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from examples.common import command_line, progress, records, selection
+from examples.common import command_line, progress, selection
+from examples.common.commands import Collect, Compare, Plot
 from examples.common.runs import Recording, Run, RunError, check_writable
-from examples.common.tables import table
 from examples.pinn import studies
 from examples.pinn.config import Config
-from examples.pinn.scores import DEPTH, ERROR, SCORE
-
-Paths = tyro.conf.Positional[tuple[Path, ...]]
+from examples.pinn.scores import JUDGE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +37,6 @@ class Evaluate:
     """Which of the run's learning rates; the one with the best median by default."""
     seed: int = 0
     """Which of the run's seeds."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """Figures of a run: field, curves and layer scales, into its folder."""
-
-    run: Path
-    """Folder of the run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,30 +63,6 @@ class Study:
         changes = selection.given(self, names)
         runs = studies.runs(self.name, self.out, self.depths, changes)
         return selection.checked(runs, self.only)
-
-
-@dataclasses.dataclass(frozen=True)
-class Collect:
-    """One JSON file of several finished runs: settings and results."""
-
-    runs: Paths
-    """Folders of finished runs."""
-    out: Path
-    """File for the records."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Compare:
-    """One table and one figure of several runs.
-
-    Errors over learning rates for runs of one depth; over depth for runs of several,
-    each method at its best rate.
-    """
-
-    runs: Paths
-    """Folders of finished runs, or files that `collect` wrote."""
-    out: Path = Path("comparison.png")
-    """File for the figure."""
 
 
 Command = (
@@ -158,7 +123,7 @@ def _advance(program, run: Recording, console: Console) -> None:
             running = stopped_at < 0
             errors = np.asarray(report.relative_l2, float)
             errors = np.where(running & np.isfinite(errors), errors, np.inf)
-            shown = progress.numbers(errors[ERROR.best_rate(errors)])
+            shown = progress.numbers(errors[JUDGE.measure.best_rate(errors)])
             bar.show(step, f"error {shown}")
             every = config.checkpoint_every
             if step // every > before // every or program.finished:
@@ -225,32 +190,7 @@ def study(options: Study, console: Console) -> None:
         console.rule(f"{name} ({i + 1} of {len(runs)})")
         train(config, console)
     console.rule(options.name)
-    show(_read(config.out for config in runs.values()), console)
-
-
-def collect(options: Collect, console: Console) -> None:
-    found = _read(records.some(options.runs, "collect"))
-    records.collect(found, options.out)
-    console.print(f"{len(found)} runs: {options.out}", soft_wrap=True)
-
-
-def compare(options: Compare, console: Console) -> None:
-    from examples.common import comparison
-
-    found = _read(records.some(options.runs, "compare"))
-    show(found, console)
-    check_writable(options.out.absolute().parent, "--out")
-    matplotlib.use("agg")
-    comparison.draw(found, options.out, ERROR, DEPTH)
-    console.print(f"Figure: {options.out}", soft_wrap=True)
-
-
-def _read(paths: Iterable[Path]) -> list[records.Record]:
-    return records.read(paths, SCORE)
-
-
-def show(found: list[records.Record], console: Console) -> None:
-    console.print(table(found, ERROR, "steps_per_second"))
+    JUDGE.show(JUDGE.read(config.out for config in runs.values()), console)
 
 
 def do(command: Command) -> None:
@@ -258,7 +198,7 @@ def do(command: Command) -> None:
     match command:
         case Config() as config:
             train(config, console)
-            show(_read([config.out]), console)
+            JUDGE.show(JUDGE.read([config.out]), console)
             console.print(f"Run: {config.out}", soft_wrap=True)
         case Evaluate() as options:
             evaluate(options)
@@ -267,9 +207,9 @@ def do(command: Command) -> None:
         case Study() as options:
             study(options, console)
         case Collect() as options:
-            collect(options, console)
+            JUDGE.collect(options, console)
         case Compare() as options:
-            compare(options, console)
+            JUDGE.compare(options, console)
 
 
 def main(arguments: list[str] | None = None) -> int:

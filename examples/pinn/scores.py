@@ -1,11 +1,11 @@
 """What runs of this program are judged by, and what they are compared over."""
 
-import dataclasses
-
 import numpy as np
 
+from examples.common.commands import Judge
 from examples.common.comparison import Axis
 from examples.common.measures import Measure
+from examples.common.options import defaults
 from examples.common.records import Record
 from examples.pinn.config import Config
 
@@ -32,13 +32,14 @@ ERROR = Measure(
     digits=".2e",
 )
 
-DEPTH = Axis(
-    "depth",
-    "hidden layers",
-    ignored=frozenset({"seeds", "chunk", "checkpoint_every"}),
-    defaults={
-        field.name: field.default
-        for field in dataclasses.fields(Config)
-        if field.default is not dataclasses.MISSING
-    },
+JUDGE = Judge(
+    SCORE,
+    ERROR,
+    Axis(
+        "depth",
+        "hidden layers",
+        ignored=frozenset({"seeds", "chunk", "checkpoint_every"}),
+        defaults=defaults(Config),
+    ),
+    speed="steps_per_second",
 )

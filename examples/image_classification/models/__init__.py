@@ -8,12 +8,13 @@ and holds parameters (nnx.Param) and running statistics (nnx.BatchStat), nothing
 no state of random numbers, so that a training step is a pure function of its arguments.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax.numpy as jnp
 from flax import nnx
 
 from examples.common.runs import RunError
+from examples.image_classification.config import ModelName
 from examples.image_classification.models import efficientnet, resnet
 from examples.image_classification.models.initialization import Initialization
 from examples.image_classification.models.layers import Layers, Options
@@ -21,15 +22,6 @@ from examples.image_classification.models.network import Network
 from examples.image_classification.models.normalization import NormName, norm_factory
 
 __all__ = ["Initialization", "ModelName", "Network", "NormName", "build"]
-
-ModelName = Literal[
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "efficientnetv2-b0",
-    "efficientnetv2-s",
-]
 
 
 def build(

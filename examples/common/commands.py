@@ -1,0 +1,85 @@
+"""Commands on finished runs, the same in every program."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import matplotlib
+import tyro
+from rich.console import Console
+
+from examples.common import comparison, records
+from examples.common.comparison import Axis
+from examples.common.measures import Measure
+from examples.common.records import Record
+from examples.common.runs import check_writable
+from examples.common.tables import table
+
+Paths = tyro.conf.Positional[tuple[Path, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Figures of a run, into its folder."""
+
+    run: Path
+    """Folder of the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """One JSON file of several finished runs: settings and results."""
+
+    runs: Paths
+    """Folders of finished runs."""
+    out: Path
+    """File for the records."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """One table and one figure of several runs.
+
+    Over learning rates for runs of one depth or model; over depth or model for runs of
+    several, each method at its best rate.
+    """
+
+    runs: Paths
+    """Folders of finished runs, or files that `collect` wrote."""
+    out: Path = Path("comparison.png")
+    """File for the figure."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """How the runs of a program are read, judged and compared."""
+
+    score: str
+    """The entry of metrics.json that is judged."""
+    measure: Measure
+    axis: Axis
+    speed: str
+    """The entry that says how fast a run was."""
+    together: Callable[[list[Record]], list[Record]] = lambda runs: runs
+    """Makes one record of the runs that belong together."""
+
+    def read(self, paths: Iterable[Path]) -> list[Record]:
+        """The records of folders of runs and of files of collected ones."""
+        return self.together(records.read(paths, self.score))
+
+    def show(self, found: list[Record], console: Console) -> None:
+        """Prints a table."""
+        console.print(table(found, self.measure, self.speed))
+
+    def collect(self, options: Collect, console: Console) -> None:
+        found = records.read(records.some(options.runs, "collect"), self.score)
+        records.collect(found, options.out)
+        console.print(f"{len(found)} runs: {options.out}", soft_wrap=True)
+
+    def compare(self, options: Compare, console: Console) -> None:
+        found = self.read(records.some(options.runs, "compare"))
+        self.show(found, console)
+        check_writable(options.out.absolute().parent, "--out")
+        matplotlib.use("agg")
+        comparison.draw(found, options.out, self.measure, self.axis)
+        console.print(f"Figure: {options.out}", soft_wrap=True)
