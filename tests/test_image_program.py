@@ -401,7 +401,9 @@ def test_figure_has_a_row_for_each_method(trained, tmp_path, monkeypatch, model)
     assert above.get_ylim()[1] <= 1.1
     ticks = {text.get_text() for text in below.get_xticklabels()}
     several = {"resnet18", "resnet50"}
-    assert ticks == (several if "18" in model else {"0.001", "0.01", "0.1"})
+    assert ticks == (
+        several if "18" in model else {f"{rate:g}" for rate in studies.RATES}
+    )
     assert figure_path.stat().st_size > 5000
     monkeypatch.undo()
     comparison.plt.close(figure)

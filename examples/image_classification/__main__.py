@@ -19,7 +19,7 @@ from examples.common import command_line, progress, selection
 from examples.common.commands import Collect, Compare, Plot
 from examples.common.runs import Recording, Run
 from examples.image_classification import studies
-from examples.image_classification.config import Config
+from examples.image_classification.config import Config, Initialization
 from examples.image_classification.scores import JUDGE
 from examples.image_classification.watch import DivergedError, Watch
 
@@ -40,12 +40,13 @@ class Study:
     epochs: int | None = None
     batch_size: int | None = None
     width_multiplier: float | None = None
+    initialization: Initialization | None = None
     data_dir: Path | None = None
 
     def runs(self) -> studies.Runs:
         """The runs to be made, by name, all of them checked."""
-        names = ("epochs", "batch_size", "width_multiplier", "data_dir")
-        changes = selection.given(self, names)
+        names = ("epochs", "batch_size", "width_multiplier", "initialization")
+        changes = selection.given(self, (*names, "data_dir"))
         runs = studies.runs(self.name, self.out, self.lr, self.seeds, changes)
         return selection.checked(runs, self.only)
 

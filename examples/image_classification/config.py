@@ -20,6 +20,7 @@ ModelName = Literal[
     "efficientnetv2-s",
 ]
 DataName = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "folder"]
+Initialization = Literal["variance-preserving", "depth-scaled"]
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 
 PLACE = ("out", "resume", "data_dir", "mesh", "coordinator", "processes", "process")
@@ -41,9 +42,7 @@ class Config:
     """BatchNorm, or nothing in its place."""
     width_multiplier: float = 1.0
     """Of all channel counts."""
-    initialization: Literal["variance-preserving", "depth-scaled"] = (
-        "variance-preserving"
-    )
+    initialization: Initialization = "variance-preserving"
     """Of the convolutions; depth-scaled: the last one of each branch is smaller."""
     stochastic_depth: float | None = None
     """Rate at the last block; by default what the network was published with."""

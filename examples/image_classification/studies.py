@@ -13,7 +13,7 @@ StudyName = Literal["digits", "efficientnet", "fashion-mnist", "depth"]
 Runs = dict[str, Config]
 Norm = Literal["batch", "none"]
 
-RATES = (1e-3, 1e-2, 1e-1)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SEEDS = (0, 1, 2)
 METHODS: tuple[tuple[Norm, ScaleControl], ...] = (
     ("batch", "none"),

@@ -25,13 +25,12 @@ second moment of its output grows by a fifth in the first layer.
 """
 
 import functools
-from typing import Literal
 
 import jax
 
+from examples.image_classification.config import Initialization
 from stablegrad_optax.initializers import Activation, variance_preserving
 
-Initialization = Literal["variance-preserving", "depth-scaled"]
 Initializer = jax.nn.initializers.Initializer
 
 
