@@ -272,6 +272,7 @@ def test_two_processes_give_the_numbers_of_one(finished, tmp_path):
     np.testing.assert_allclose(entry["loss"], expected["loss"], rtol=0.05)
     assert "test accuracy" in (tmp_path / "0.log").read_text()
     assert (tmp_path / "1.log").read_text().count("images/s") == 0
+    assert len(list((out / "events").iterdir())) == 1
 
 
 # --- Mistakes: one line that names the option, exit code 2, and nothing done ---
@@ -331,7 +332,7 @@ def trained(monkeypatch):
             names.append(run.name)
             stops = config.lr > 0.05 and config.optimizer == "adam"
             run.finish(
-                {
+                lambda: {
                     "test_accuracy": None if stops else 0.9 + config.seed / 100,
                     "images_per_second": None if stops else 100.0,
                 }

@@ -32,7 +32,7 @@ def trained(monkeypatch):
             shape = (len(config.lr), config.seeds)
             rng = np.random.default_rng(config.depth)
             run.finish(
-                {
+                lambda: {
                     "relative_l2": rng.uniform(0.01, 0.2, shape),
                     "loss": rng.uniform(size=shape),
                     "stopped_at_step": np.full(shape, -1),
@@ -178,7 +178,7 @@ def test_file_that_collect_did_not_write(tmp_path, capsys, text):
 
 def test_runs_of_another_program(trained, tmp_path):
     with Recording(tmp_path / "run", {}, resume=False) as run:
-        run.finish({"test_accuracy": 0.9})
+        run.finish(lambda: {"test_accuracy": 0.9})
     with pytest.raises(program.RunError, match="no run of this program: no relative"):
         records.read([tmp_path / "run"], "relative_l2")
 

@@ -132,7 +132,7 @@ def test_metrics_are_strict_json(tmp_path):
     with Recording(tmp_path, SETTINGS, resume=False) as run:
         run.append({"step": 1, "loss": jnp.asarray([1.0, jnp.nan])})
         run.finish(
-            {
+            lambda: {
                 "loss": np.array([np.nan, np.inf, 1.0]),
                 "number": np.float32(0.5),
                 "count": np.int64(3),

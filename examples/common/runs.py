@@ -152,9 +152,15 @@ class Recording(Run):
             state = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)
         self._manager.save(step, args=ocp.args.StandardSave(state))
 
-    def finish(self, results: Mapping[str, Any]) -> None:
-        """Writes metrics.json: the settings, where the run was made, its results."""
+    def finish(self, results: Callable[[], Mapping[str, Any]]) -> None:
+        """Writes metrics.json: the settings, where the run was made, its results.
+
+        `results` is called where that is written, which may be one process of several.
+        """
         self._manager.wait_until_finished()
+        on_first_process(lambda: self._write_metrics(results()))
+
+    def _write_metrics(self, results: Mapping[str, Any]) -> None:
         record = {
             "settings": self._settings,
             "versions": {
@@ -168,7 +174,7 @@ class Recording(Run):
             "devices": jax.device_count(),
             **results,
         }
-        on_first_process(lambda: write_json(self.path / "metrics.json", record))
+        write_json(self.path / "metrics.json", record)
 
 
 def on_first_process(do: Callable[[], None]) -> None:

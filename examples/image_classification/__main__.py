@@ -5,6 +5,7 @@ python -m examples.image_classification --help
 """
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,9 +85,9 @@ def train(config: Config, console: Console) -> None:
         try:
             _advance(program, run, console)
         except DivergedError as error:
-            run.finish(_results(program, run, stopped=error))
+            run.finish(functools.partial(_results, program, run, error))
             raise
-        run.finish(_results(program, run))
+        run.finish(functools.partial(_results, program, run))
 
 
 def _advance(program, run: Recording, console: Console) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 from tensorboardX import SummaryWriter
 
 
@@ -10,10 +11,14 @@ class Events:
     """Scalars over steps, in `events/` of a run's folder. A context manager.
 
     What an interrupted run wrote beyond its last checkpoint is hidden from `first` on.
+    Of several processes the first writes.
     """
 
     def __init__(self, path: Path, first: int):
-        self._writer = SummaryWriter(str(path / "events"), purge_step=first)
+        writes = jax.process_index() == 0
+        self._writer = SummaryWriter(
+            str(path / "events"), purge_step=first, write_to_disk=writes
+        )
 
     def __enter__(self) -> "Events":
         return self

@@ -5,6 +5,7 @@ python -m examples.pinn --help
 """
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -102,7 +103,7 @@ def train(config: Config, console: Console) -> None:
                 program.restore(*found)
                 console.print(f"Resumed at step {program.step}.")
             _advance(program, run, console)
-            run.finish(_results(program, run))
+            run.finish(functools.partial(_results, program, run))
 
 
 def _advance(program, run: Recording, console: Console) -> None:
