@@ -25,6 +25,17 @@ from examples.image_classification.scores import JUDGE
 from examples.image_classification.watch import DivergedError, Watch
 
 
+CHANGES = (
+    "epochs",
+    "batch_size",
+    "width_multiplier",
+    "initialization",
+    "stochastic_depth",
+    "data_dir",
+)
+"""Options of a study that hold for all of its runs."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """Train a named set of runs, those that are not finished yet."""
@@ -42,12 +53,12 @@ class Study:
     batch_size: int | None = None
     width_multiplier: float | None = None
     initialization: Initialization | None = None
+    stochastic_depth: float | None = None
     data_dir: Path | None = None
 
     def runs(self) -> studies.Runs:
         """The runs to be made, by name, all of them checked."""
-        names = ("epochs", "batch_size", "width_multiplier", "initialization")
-        changes = selection.given(self, (*names, "data_dir"))
+        changes = selection.given(self, CHANGES)
         runs = studies.runs(self.name, self.out, self.lr, self.seeds, changes)
         return selection.checked(runs, self.only)
 
