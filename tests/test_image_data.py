@@ -7,8 +7,10 @@ import struct
 import sys
 import tarfile
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from PIL import Image
 
 from examples.common.runs import RunError
@@ -23,6 +25,7 @@ from examples.image_classification.data import (
 )
 from examples.image_classification.data import augment as augmentation
 from examples.image_classification.data.dataset import ArraySource
+from examples.image_classification.data.decode import Region
 
 RNG = np.random.default_rng(0)
 ALL = Augment(crop=2, flip=True, mixup=0.4)
@@ -324,6 +327,107 @@ def test_shorter_side_is_resized_and_the_middle_cut_out(tmp_path):
     )
 
 
+@hypothesis.given(
+    area=st.floats(0.05, 1),
+    ratio=st.floats(0.5, 2),
+    left=st.floats(0, 1),
+    top=st.floats(0, 1),
+    size=st.tuples(st.integers(1, 500), st.integers(1, 500)),
+)
+def test_region_lies_in_the_image(area, ratio, left, top, size):
+    x0, y0, x1, y1 = Region(area, ratio, left, top).box(*size)
+    assert 0 <= x0 < x1 <= size[0] * (1 + 1e-9)
+    assert 0 <= y0 < y1 <= size[1] * (1 + 1e-9)
+    if x1 - x0 < size[0] and y1 - y0 < size[1]:
+        np.testing.assert_allclose((x1 - x0) * (y1 - y0), area * size[0] * size[1])
+        np.testing.assert_allclose((x1 - x0) / (y1 - y0), ratio)
+    # From one border to the other.
+    np.testing.assert_allclose(x0, left * (size[0] - (x1 - x0)), atol=1e-9)
+    np.testing.assert_allclose(y0, top * (size[1] - (y1 - y0)), atol=1e-9)
+
+
+def test_region_is_cut_out_and_resized(tmp_path):
+    write_images(tmp_path)
+    # Each pixel has the column in red and the row in green.
+    columns, rows = np.meshgrid(np.arange(80), np.arange(60))
+    places = np.stack([columns, rows, 0 * rows], -1).astype(np.uint8)
+    Image.fromarray(places).save(tmp_path / "train" / "ant" / "a.png")
+    source = load("folder", tmp_path, image_size=16).train
+    region = Region(area=0.25, ratio=1.2, left=0.3, top=0.7)
+    (image,) = source.cut(np.array([1]), [region])
+    x0, y0, x1, y1 = region.box(80, 60)
+    centres = (np.arange(16) + 0.5) / 16
+    columns, rows = np.meshgrid(
+        x0 + (x1 - x0) * centres - 0.5, y0 + (y1 - y0) * centres - 0.5
+    )
+    expected = np.stack([columns, rows, 0 * rows], -1)[1:-1, 1:-1]
+    np.testing.assert_allclose(image[1:-1, 1:-1], expected, atol=1)
+
+
+def test_small_region_of_a_large_jpeg_is_not_decoded_too_small(tmp_path):
+    write_images(tmp_path)
+    stripes = np.zeros((512, 512, 3), np.uint8)
+    stripes[:, ::8] = stripes[:, 1::8] = stripes[:, 2::8] = stripes[:, 3::8] = 255
+    path = tmp_path / "train" / "ant" / "a.JPEG"
+    Image.fromarray(stripes).save(path, quality=95)
+    source = load("folder", tmp_path, image_size=16).train
+    (whole,) = source.images(np.array([0]))
+    (part,) = source.cut(np.array([0]), [Region(1 / 64, 1.0, 0.5, 0.5)])
+    assert whole.std() < 5
+    assert part.std() > 50
+
+
+def test_regions_of_a_batch_do_not_depend_on_who_reads_it(tmp_path):
+    write_images(tmp_path)
+    Image.fromarray(noise(40, 50, 3)).save(tmp_path / "train" / "ant" / "a.png")
+    data = load("folder", tmp_path, image_size=8).train
+    augment = Augment(least_area=0.08, flip=True, mixup=0.3)
+    whole = list(loader(data, augment=augment).batches(0, 8))
+    (resumed,) = loader(data, augment=augment).batches(3, 4)
+    assert_same(resumed, whole[3])
+    parts = [
+        next(
+            loader(data, augment=augment, process_index=index, process_count=4).batches(
+                3, 4
+            )
+        )
+        for index in range(4)
+    ]
+    joined = {name: np.concatenate([x[name] for x in parts]) for name in resumed}
+    assert_same(joined, resumed)
+    # The same image is cut in another way each time.
+    seen = [
+        image
+        for batch in whole
+        for image in batch["image"]
+        if image.std((0, 1)).max() > 5  # of one colour all other images are
+    ]
+    assert len(np.unique(seen, axis=0)) == len(seen) >= 3
+
+
+def test_shares_and_ratios_of_regions():
+    draws = augmentation.draw(
+        Augment(least_area=0.2), 4000, np.random.default_rng(0)
+    ).regions
+    areas, ratios, left, top = np.transpose(draws)
+    for values, low, high in (
+        (areas, 0.2, 1),
+        (np.log(ratios), np.log(3 / 4), np.log(4 / 3)),
+        (left, 0, 1),
+        (top, 0, 1),
+    ):
+        assert (values >= low).all()
+        assert (values <= high).all()
+        # Uniform: five standard errors of the mean.
+        error = (high - low) / np.sqrt(12 * 4000)
+        np.testing.assert_allclose(values.mean(), (low + high) / 2, atol=5 * error)
+
+
+def test_regions_are_of_encoded_images():
+    with pytest.raises(ValueError, match="least_area is for images that lie encoded"):
+        list(loader(source(), augment=Augment(least_area=0.5)).batches(0, 1))
+
+
 def test_images_of_other_colours(tmp_path):
     write_images(tmp_path)
     for mode in ("L", "RGBA", "P", "1"):
@@ -469,8 +573,7 @@ def test_default_augment():
     assert default_augment("digits") == Augment(crop=1)
     assert default_augment("fashion-mnist") == Augment(crop=2, flip=True)
     assert default_augment("cifar100") == Augment(crop=4, flip=True)
-    assert default_augment("folder") == Augment(crop=28, flip=True)
-    assert default_augment("folder", 64) == Augment(crop=8, flip=True)
+    assert default_augment("folder") == Augment(least_area=0.08, flip=True)
 
 
 # Augmentation.

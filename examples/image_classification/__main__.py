@@ -24,9 +24,9 @@ from examples.image_classification.config import Config, Initialization
 from examples.image_classification.scores import JUDGE
 from examples.image_classification.watch import DivergedError, Watch
 
-
 CHANGES = (
     "epochs",
+    "warmup_epochs",
     "batch_size",
     "width_multiplier",
     "initialization",
@@ -50,6 +50,7 @@ class Study:
     """Other rates than those of the set; so for the options below."""
     seeds: tuple[int, ...] | None = None
     epochs: int | None = None
+    warmup_epochs: float | None = None
     batch_size: int | None = None
     width_multiplier: float | None = None
     initialization: Initialization | None = None

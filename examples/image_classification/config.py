@@ -53,7 +53,7 @@ class Config:
     image_size: int | None = None
     """Height and width that images of a folder are brought to; 224 by default."""
     augment: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Crops and flips, as they are usual for the data."""
+    """Crops and flips, as they are usual for the data; resized crops for a folder."""
     mixup: float = 0.0
     """Alpha of the Beta distribution of mixing weights; 0 for no mixup."""
     optimizer: Optimizer = "sgd"

@@ -125,7 +125,7 @@ def augmentation(config: Config) -> data.Augment:
     """What is done to training images."""
     usual = data.Augment()
     if config.augment:
-        usual = data.default_augment(config.data, config.image_size)
+        usual = data.default_augment(config.data)
     return dataclasses.replace(usual, mixup=config.mixup)
 
 

@@ -1,4 +1,4 @@
-"""Random crops, flips and mixup partners of a batch.
+"""Random regions, crops, flips and mixup partners of a batch.
 
 All of it is drawn for the whole batch, then applied to some of its rows: what a row
 becomes does not depend on which process holds it.
@@ -8,11 +8,22 @@ import dataclasses
 
 import numpy as np
 
+from examples.image_classification.data.decode import Region
+
 DEFAULT_IMAGE_SIZE = 224
+
+RATIOS = (3 / 4, 4 / 3)
+"""Of regions, from the narrowest to the widest."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
+    least_area: float = 1.0
+    """Of an encoded image, the least share that is cut out; 1 for the usual middle.
+
+    Shares are uniform up to 1, widths over heights log-uniform: Szegedy et al.,
+    https://arxiv.org/abs/1409.4842, 2014.
+    """
     crop: int = 0
     """Pixels of black put around an image, before a part of its size is cut out."""
     flip: bool = False
@@ -25,6 +36,8 @@ class Augment:
 class Draws:
     """What is drawn for each row of a batch."""
 
+    regions: list[Region]
+    """Empty if images are taken as usual."""
     offsets: np.ndarray
     """Upper left corner of what is cut out of the padded image, [n, 2]."""
     mirrored: np.ndarray
@@ -34,7 +47,7 @@ class Draws:
     """Of the partner, float32."""
 
 
-def default_augment(name: str, image_size: int | None = None) -> Augment:
+def default_augment(name: str) -> Augment:
     """What is usual for the data set `name`, without mixup."""
     match name:
         case "digits":
@@ -44,7 +57,7 @@ def default_augment(name: str, image_size: int | None = None) -> Augment:
         case "cifar10" | "cifar100":
             return Augment(crop=4, flip=True)
         case "folder":
-            return Augment(crop=(image_size or DEFAULT_IMAGE_SIZE) // 8, flip=True)
+            return Augment(least_area=0.08, flip=True)
     raise ValueError(f"no data set {name!r}")
 
 
@@ -55,13 +68,23 @@ def draw(augment: Augment, number: int, rng: np.random.Generator) -> Draws:
     """
     offsets = rng.integers(2 * augment.crop + 1, size=(number, 2))
     mirrored = (rng.random(number) < 0.5) & augment.flip
+    regions = _regions(augment.least_area, number, rng)
     if augment.mixup:
         partners = rng.permutation(number)
         weights = rng.beta(augment.mixup, augment.mixup, number).astype(np.float32)
     else:
         partners = np.arange(number)
         weights = np.zeros(number, np.float32)
-    return Draws(offsets, mirrored, partners, weights)
+    return Draws(regions, offsets, mirrored, partners, weights)
+
+
+def _regions(least_area: float, number: int, rng: np.random.Generator) -> list[Region]:
+    if least_area == 1:
+        return []
+    areas = rng.uniform(least_area, 1, number)
+    ratios = np.exp(rng.uniform(np.log(RATIOS[0]), np.log(RATIOS[1]), number))
+    columns = (areas, ratios, *rng.random((2, number)))
+    return [Region(*map(float, row)) for row in zip(*columns, strict=True)]
 
 
 def apply(

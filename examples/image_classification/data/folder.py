@@ -4,32 +4,28 @@ train/<class>/*.jpg
 val/<class>/*.jpg     or test/
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from examples.common.runs import RunError
 from examples.image_classification.data.dataset import Dataset
-from examples.image_classification.data.decode import decode, stacked
+from examples.image_classification.data.decode import EncodedSource
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
-class FileSource:
+class FileSource(EncodedSource):
     """Image files with labels."""
 
     def __init__(self, paths: list[Path], labels: np.ndarray, size: int):
+        super().__init__(labels, size)
         self._paths = paths
-        self._size = size
-        self.labels = labels
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def images(self, indices: np.ndarray) -> np.ndarray:
-        paths = [self._paths[index] for index in indices]
-        images = [decode(path, self._size, str(path)) for path in paths]
-        return stacked(images, self._size)
+    def _files(self, indices: np.ndarray) -> Iterator[tuple[Path, str]]:
+        for index in indices:
+            yield self._paths[index], str(self._paths[index])
 
 
 def load(data_dir: Path, image_size: int) -> Dataset:

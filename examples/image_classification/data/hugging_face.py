@@ -1,8 +1,9 @@
 """A data set saved by Hugging Face's `DatasetDict.save_to_disk`."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from examples.image_classification.data.dataset import (
     checked_labels,
     one_line,
 )
-from examples.image_classification.data.decode import decode, stacked
+from examples.image_classification.data.decode import EncodedSource
 
 MARK = "dataset_dict.json"
 """The file that says what a folder holds."""
@@ -21,38 +22,27 @@ TEST_SPLITS = ("validation", "val", "test")
 """Looked for in this order: labels of "test" are often secret where there are more."""
 
 
-class RowSource:
+class RowSource(EncodedSource):
     """Rows of a table with encoded images."""
 
     def __init__(
         self, rows: Any, column: str, labels: np.ndarray, size: int, where: Path
     ):
+        super().__init__(labels, size)
         self._rows = rows
         self._column = column
-        self._size = size
         self._where = where
-        self.labels = labels
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def images(self, indices: np.ndarray) -> np.ndarray:
+    def _files(self, indices: np.ndarray) -> Iterator[tuple[Path | BinaryIO, str]]:
         # Of no rows, `datasets` gives no columns.
         encoded = self._rows[indices.tolist()][self._column] if len(indices) else []
-        images = [
-            self._decode(index, image)
-            for index, image in zip(indices, encoded, strict=True)
-        ]
-        return stacked(images, self._size)
-
-    def _decode(self, index: int, image: dict[str, Any] | None) -> np.ndarray:
-        where = f"{self._where}: image {index}"
-        if image is None:
-            raise RunError(f"{where} is missing.")
-        # The bytes of the file, or where it lies.
-        content, path = image["bytes"], image["path"]
-        file = Path(path or "") if content is None else io.BytesIO(content)
-        return decode(file, self._size, where)
+        for index, image in zip(indices, encoded, strict=True):
+            where = f"{self._where}: image {index}"
+            if image is None:
+                raise RunError(f"{where} is missing.")
+            # The bytes of the file, or where it lies.
+            content, path = image["bytes"], image["path"]
+            yield Path(path or "") if content is None else io.BytesIO(content), where
 
 
 def load(data_dir: Path, image_size: int) -> Dataset:

@@ -8,8 +8,9 @@ import numpy as np
 
 from examples.common.runs import RunError
 from examples.image_classification.data import augment as augmentation
-from examples.image_classification.data.augment import Augment
+from examples.image_classification.data.augment import Augment, Draws
 from examples.image_classification.data.dataset import Source
+from examples.image_classification.data.decode import EncodedSource
 
 Batch = dict[str, np.ndarray]
 
@@ -114,7 +115,7 @@ class Loader:
         # Each image is read once, though it may be the partner of another.
         both = np.stack([self._rows, partners])
         rows, (own, partner) = np.unique(both, return_inverse=True)
-        images = self._source.images(indices[rows])
+        images = self._read(indices[rows], rows, draws)
         images = augmentation.apply(images, self._augment, draws, rows)
         labels = self._source.labels[indices[rows]]
         batch = {"image": images[own], "label": labels[own]}
@@ -123,6 +124,13 @@ class Loader:
             batch["mix_label"] = labels[partner]
             batch["mix_weight"] = draws.weights[self._rows]
         return batch
+
+    def _read(self, indices: np.ndarray, rows: np.ndarray, draws: Draws) -> np.ndarray:
+        if not draws.regions:
+            return self._source.images(indices)
+        if not isinstance(self._source, EncodedSource):
+            raise ValueError("least_area is for images that lie encoded.")
+        return self._source.cut(indices, [draws.regions[row] for row in rows])
 
     def _test_batch(self, step: int) -> Batch:
         indices = step * self._batch_size + self._rows
