@@ -16,7 +16,7 @@ import pytest
 from examples.common import runs
 from examples.common.runs import Recording, Run, RunError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SETTINGS = {"depth": 3, "lr": (1e-3, 3e-3)}
 
 

@@ -13,7 +13,7 @@ import pytest
 import stablegrad_optax as sg
 from examples.deep_poisson import model, problem, train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = ["--depth", "3", "--width", "8", "--seeds", "2", "--interior-points", "16"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 KILLED = """
 import importlib, os, signal, sys
