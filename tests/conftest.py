@@ -83,6 +83,8 @@ def pytest_configure(config):
         "compatible(kind, name): shows that StableGrad works with `name`, a wrapper, "
         "optimizer, framework or form of parallelism",
     )
+    config.addinivalue_line("markers", "program: of the examples and benchmarks")
+    config.addinivalue_line("markers", "smoke: runs a program from end to end, quickly")
     report = config.getoption("--compatibility-report")
     if report is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_CompatibilityReport(report))

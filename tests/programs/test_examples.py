@@ -23,6 +23,7 @@ def run(*arguments, cwd=ROOT):
     )
 
 
+@pytest.mark.smoke
 def test_demo_prints_a_table_and_writes_figure_and_numbers(tmp_path):
     result = run(
         "examples.deep_poisson",

@@ -30,13 +30,7 @@ from examples.image_classification.watch import DivergedError
 QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation(compiled_once):
-    """Programs this small take longer to optimise than to run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Five steps in an epoch.
 SMALL = ["--model", "resnet18", "--width-multiplier", "0.125", "--batch-size", "256"]
@@ -58,6 +52,7 @@ def finished(tmp_path_factory):
     return path
 
 
+@pytest.mark.smoke
 def test_metrics_hold_settings_results_and_where_they_are_from(finished):
     metrics = strict(finished / "metrics.json")
     assert set(metrics["settings"]) == set(Config.__dataclass_fields__) - set(PLACE)

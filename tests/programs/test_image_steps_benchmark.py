@@ -26,7 +26,7 @@ def test_table_has_a_line_for_each_method():
     assert list(table.columns[2].cells) == ["1.00", "0.50"]
 
 
-@pytest.mark.usefixtures("compiled_once")
+@pytest.mark.usefixtures("quick_compilation")
 def test_record_holds_every_step(tmp_path, monkeypatch):
     without = dict(list(image_steps.CONTROLS.items())[:2])
     monkeypatch.setattr(image_steps, "CONTROLS", without)

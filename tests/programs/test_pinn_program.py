@@ -49,6 +49,7 @@ def finished(tmp_path_factory):
     return path
 
 
+@pytest.mark.smoke
 def test_metrics_hold_settings_results_and_where_they_are_from(finished):
     metrics = strict(finished / "metrics.json")
     fields = set(Config.__dataclass_fields__) - {"out", "resume"}
