@@ -82,13 +82,13 @@ def over_axis(records: Sequence[Record], measure: Measure, axis: Axis) -> list[S
 def _best(rates: dict[float, np.ndarray], measure: Measure) -> np.ndarray:
     """The scores of the seeds at the rate with the best median."""
     scores = list(rates.values())
-    return scores[measure.best_rate(np.stack(scores))]
+    return scores[measure.best_rate(scores)]
 
 
 def method_labels(records: Sequence[Record], axis: Axis) -> list[str]:
-    """Optimizer and scale control, and whatever else differs among the runs."""
+    """Norm, scale control and optimizer, and whatever else differs among the runs."""
     settings = [{**axis.defaults, **record["settings"]} for record in records]
-    shown = axis.ignored | {axis.setting, "lr", "optimizer", "scale_control"}
+    shown = axis.ignored | {axis.setting, "lr", "norm", "optimizer", "scale_control"}
     varying = [
         name
         for name in settings[0]
@@ -102,6 +102,8 @@ def _label(settings: dict[str, Any], varying: Sequence[str]) -> str:
     parts = [control, optimizer]
     if settings.get("order") == "after":
         parts.reverse()
+    if settings.get("norm") == "batch":
+        parts.insert(0, "BatchNorm")
     method = " + ".join(part for part in parts if part != "none")
     others = [
         f"{name} {settings.get(name)}"

@@ -1,11 +1,14 @@
 """What runs are judged by: a score for each learning rate and seed."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from examples.common.records import Record
+
+Scores = Sequence[np.ndarray] | np.ndarray
+"""For each learning rate the scores of its seeds, those first that every rate has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,8 +16,8 @@ class Measure:
     """A score, and which scores are good."""
 
     name: str
-    scores: Callable[[Record], np.ndarray]
-    """The scores of a record, shape (rates, seeds)."""
+    scores: Callable[[Record], Scores]
+    """Those of a record."""
     lower_is_better: bool
     threshold: float
     """A seed counts as trained if its score is better."""
@@ -26,9 +29,13 @@ class Measure:
     digits: str
     """Format of a score in a table."""
 
-    def best_rate(self, scores: np.ndarray) -> int:
-        """The index of the learning rate with the best median."""
-        medians = np.median(scores, axis=1)
+    def best_rate(self, scores: Scores) -> int:
+        """The index of the learning rate with the best median.
+
+        A rate with more seeds than another is judged by as many as that one has.
+        """
+        common = min(map(len, scores))
+        medians = [np.median(seeds[:common]) for seeds in scores]
         return int(np.argmin(medians) if self.lower_is_better else np.argmax(medians))
 
     def trained(self, scores: np.ndarray) -> int:

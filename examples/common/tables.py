@@ -32,7 +32,7 @@ def table(records: Sequence[Record], measure: Measure, speed: str) -> Table:
             f"{record['settings']['lr'][index]:g}",
             f"{median:{digits}}",
             f"{low:{digits}} - {high:{digits}}",
-            f"{measure.trained(scores[index])}/{scores.shape[1]}",
+            f"{measure.trained(scores[index])}/{len(scores[index])}",
             "-" if rate is None else f"{rate:.1f}",
         )
     return rendered

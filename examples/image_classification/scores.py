@@ -1,6 +1,6 @@
 """What runs of this program are judged by, and what they are compared over."""
 
-import itertools
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -16,10 +16,10 @@ SCORE = "test_accuracy"
 """Its entry in metrics.json."""
 
 
-def final_accuracies(record: Record) -> np.ndarray:
-    """Test accuracies, shape (rates, seeds); zero where training stopped."""
+def final_accuracies(record: Record) -> list[np.ndarray]:
+    """Test accuracies, by rate and seed; zero where training stopped."""
     # null in JSON is NaN here.
-    return np.nan_to_num(np.asarray(record[SCORE], float), nan=0.0)
+    return [np.nan_to_num(np.asarray(row, float), nan=0.0) for row in record[SCORE]]
 
 
 ACCURACY = Measure(
@@ -44,7 +44,8 @@ MODEL = Axis(
 def by_method(runs: list[Record]) -> list[Record]:
     """Runs that differ in rate and seed alone, together as one record.
 
-    Its name is the method, and settings hold `lr`, a list, and `seeds`, a number.
+    Its name is the method; `lr` of the settings is the list of rates, and `seeds` that
+    of each rate's seeds. All rates have one in common, or more: these come first.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for run, label in zip(runs, method_labels(runs, MODEL), strict=True):
@@ -57,28 +58,41 @@ def by_method(runs: list[Record]) -> list[Record]:
 
 
 def _together(runs: list[Record], name: str) -> Record:
-    rates = sorted({run["settings"]["lr"] for run in runs})
-    seeds = sorted({run["settings"]["seed"] for run in runs})
-    found = {(r["settings"]["lr"], r["settings"]["seed"]): r for r in runs}
-    missing = set(itertools.product(rates, seeds)) - set(found)
-    if missing or len(found) < len(runs):
-        rate, seed = min(missing) if missing else next(iter(found))
-        what = "no run" if missing else "more than one run"
+    scores: dict[float, dict[int, float | None]] = {}
+    for run in runs:
+        rate, seed = run["settings"]["lr"], run["settings"]["seed"]
+        seeds = scores.setdefault(rate, {})
+        if seed in seeds:
+            raise RunError(
+                f"{name}: there is more than one run with a rate of {rate:g} and seed "
+                f"{seed}."
+            )
+        seeds[seed] = run[SCORE]
+    common = set.intersection(*map(set, scores.values()))
+    rates = sorted(scores)
+    if not common:
         raise RunError(
-            f"{name}: every rate needs one run of every seed; there is {what} with a "
-            f"rate of {rate:g} and seed {seed}."
+            f"{name}: a rate is chosen by the seeds that all rates have, and there is "
+            f"none: {'; '.join(_listed(rate, scores[rate]) for rate in rates)}."
         )
-    first = runs[0]
-    settings = {**first["settings"], "lr": rates, "seeds": len(seeds)}
+    order = [sorted(common) + sorted(scores[rate].keys() - common) for rate in rates]
+    settings = {**runs[0]["settings"], "lr": rates, "seeds": order}
     del settings["seed"]
     speeds = [run["images_per_second"] for run in runs]
     speeds = [speed for speed in speeds if speed is not None]
     return {
         "name": name,
         "settings": settings,
-        SCORE: [[found[r, s][SCORE] for s in seeds] for r in rates],
+        SCORE: [
+            [scores[rate][seed] for seed in seeds]
+            for rate, seeds in zip(rates, order, strict=True)
+        ],
         "images_per_second": float(np.median(speeds)) if speeds else None,
     }
+
+
+def _listed(rate: float, seeds: Iterable[int]) -> str:
+    return f"{rate:g} has {', '.join(map(str, sorted(seeds)))}"
 
 
 JUDGE = Judge(SCORE, ACCURACY, MODEL, speed="images_per_second", together=by_method)

@@ -358,7 +358,7 @@ def test_study_goes_on_behind_a_run_that_diverged(trained, tmp_path, capsys):
     assert len(trained) == 3 * 2 * 2
     printed = capsys.readouterr().out
     assert "Stopped: the loss is nan at step 3" in printed
-    assert "norm batch" in printed
+    assert "BatchNorm + adam" in printed
     assert main(*arguments) == 0
     assert len(trained) == 12
 
@@ -377,8 +377,16 @@ def test_runs_that_differ_in_rate_and_seed_are_one_record(trained, tmp_path):
         scores.final_accuracies(record), [[0.9, 0.92], [0, 0]]
     )
     assert scores.ACCURACY.best_rate(scores.final_accuracies(record)) == 0
+    with pytest.raises(RunError, match=r"more than one run with a rate of 0\.0?1 and"):
+        JUDGE.read([collected, *runs.iterdir()])
+    # Further seeds of one rate; it is judged by the seed that both have.
+    shutil.rmtree(next(runs.glob("*lr0.1-seed0")))
+    (record,) = JUDGE.read(runs.iterdir())
+    assert record["settings"]["seeds"] == [[2, 0], [2]]
+    assert record["test_accuracy"] == [[0.92, 0.9], [None]]
+    assert scores.ACCURACY.best_rate([np.array([0.9, 0.1]), np.array([0.8])]) == 0
     shutil.rmtree(next(runs.glob("*lr0.01-seed2")))
-    with pytest.raises(RunError, match=r"no run with a rate of 0\.01"):
+    with pytest.raises(RunError, match=r"there is none: 0\.01 has 0; 0\.1 has 2\."):
         JUDGE.read(runs.iterdir())
 
 
