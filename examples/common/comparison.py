@@ -91,7 +91,7 @@ def method_labels(records: Sequence[Record], axis: Axis) -> list[str]:
     shown = axis.ignored | {axis.setting, "lr", "norm", "optimizer", "scale_control"}
     varying = [
         name
-        for name in settings[0]
+        for name in (settings[0] if settings else ())
         if name not in shown and len({str(s.get(name)) for s in settings}) > 1
     ]
     return [_label(s, varying) for s in settings]

@@ -46,6 +46,8 @@ class Study:
     """Folder for the folders of the runs."""
     only: str = ""
     """Take runs only in whose name this regular expression is found: adam-none."""
+    at_best_rate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Of each method only the rate that is best in the runs finished so far."""
     lr: tuple[float, ...] | None = None
     """Other rates than those of the set; so for the options below."""
     seeds: tuple[int, ...] | None = None
@@ -61,7 +63,8 @@ class Study:
         """The runs to be made, by name, all of them checked."""
         changes = selection.given(self, CHANGES)
         runs = studies.runs(self.name, self.out, self.lr, self.seeds, changes)
-        return selection.checked(runs, self.only)
+        runs = selection.checked(runs, self.only)
+        return studies.at_best_rates(runs, self.out) if self.at_best_rate else runs
 
 
 Command = (

@@ -2,12 +2,15 @@
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from examples.common.optimizers import ScaleControl
+from examples.common.runs import Run, RunError
 from examples.image_classification.config import Config, Optimizer
+from examples.image_classification.scores import ACCURACY, JUDGE
 
 StudyName = Literal["digits", "efficientnet", "fashion-mnist", "depth"]
 Runs = dict[str, Config]
@@ -92,6 +95,40 @@ def runs(
         name: dataclasses.replace(config, out=folder / name, **changes)
         for name, config in STUDIES[study](**grid).items()
     }
+
+
+def at_best_rates(runs: Runs, folder: Path) -> Runs:
+    """Of some runs those at the best rate of their method.
+
+    Rates are judged by the finished runs in the folder of the study.
+    """
+    methods = {_method(config.settings()) for config in runs.values()}
+    finished = [run for run in map(Run, sorted(folder.glob("*"))) if run.finished]
+    paths = [run.path for run in finished if _method(run.settings) in methods]
+    best = {
+        _method(record["settings"]): record["settings"]["lr"][
+            ACCURACY.best_rate(ACCURACY.scores(record))
+        ]
+        for record in JUDGE.read(paths)
+    }
+    for name, config in runs.items():
+        if _method(config.settings()) not in best:
+            raise RunError(
+                f"--at-best-rate needs finished runs of each method in {folder}; there "
+                f"is none like {name}, of any rate and seed."
+            )
+    return {
+        name: config
+        for name, config in runs.items()
+        if config.lr == best[_method(config.settings())]
+    }
+
+
+def _method(settings: Mapping[str, Any]) -> str:
+    """All settings but those that a method is tried with."""
+    tried = ("lr", "seed", "seeds")
+    kept = {name: x for name, x in settings.items() if name not in tried}
+    return json.dumps(kept, sort_keys=True)
 
 
 def _grid(options: Mapping[str, Any]) -> Runs:

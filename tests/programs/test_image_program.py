@@ -363,6 +363,26 @@ def test_study_goes_on_behind_a_run_that_diverged(trained, tmp_path, capsys):
     assert len(trained) == 12
 
 
+def test_further_seeds_at_the_best_rate_of_each_method(trained, tmp_path, capsys):
+    arguments = ["study", "digits", "--out", tmp_path, "--only", "(sgd|adam)-agc"]
+    arguments += ["--lr", 1e-2, 1e-1]
+    best = [*arguments, "--at-best-rate", "--seeds", 0, 1]
+    assert main(*best) == 2
+    assert "--at-best-rate needs finished runs of each" in capsys.readouterr().err
+    assert main(*arguments, "--seeds", 0) == 0
+    # Adam stops at 0.1; of SGD both rates are as good, and the first is taken.
+    trained.clear()
+    assert main(*best) == 0
+    assert sorted(trained) == [
+        f"resnet50-none-{optimizer}-agc-lr0.01-seed1" for optimizer in ("adam", "sgd")
+    ]
+    # A run of another study in the same folder is not looked at.
+    assert main(*arguments, "--seeds", 5, "--epochs", 2) == 0
+    trained.clear()
+    assert main(*best) == 0
+    assert trained == []
+
+
 def test_runs_that_differ_in_rate_and_seed_are_one_record(trained, tmp_path):
     runs = tmp_path / "runs"
     only = ["--only", "none-adam-agc", "--lr", 1e-2, 1e-1, "--seeds", 0, 2]
