@@ -111,11 +111,18 @@ def at_best_rates(runs: Runs, folder: Path) -> Runs:
         ]
         for record in JUDGE.read(paths)
     }
+    rates = {config.lr for config in runs.values()}
     for name, config in runs.items():
-        if _method(config.settings()) not in best:
+        rate = best.get(_method(config.settings()))
+        if rate is None:
             raise RunError(
                 f"--at-best-rate needs finished runs of each method in {folder}; there "
                 f"is none like {name}, of any rate and seed."
+            )
+        if rate not in rates:
+            raise RunError(
+                f"--at-best-rate: runs like {name} are best at a rate of {rate:g}, "
+                "which must be among those of --lr."
             )
     return {
         name: config

@@ -376,6 +376,9 @@ def test_further_seeds_at_the_best_rate_of_each_method(trained, tmp_path, capsys
     assert sorted(trained) == [
         f"resnet50-none-{optimizer}-agc-lr0.01-seed1" for optimizer in ("adam", "sgd")
     ]
+    others = [*arguments[:-2], 3e-1, "--at-best-rate"]
+    assert main(*others) == 2
+    assert "best at a rate of 0.01, which must be among" in capsys.readouterr().err
     # A run of another study in the same folder is not looked at.
     assert main(*arguments, "--seeds", 5, "--epochs", 2) == 0
     trained.clear()
