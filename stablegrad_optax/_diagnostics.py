@@ -10,17 +10,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stablegrad_optax import _groups, _measure, _statistics
-from stablegrad_optax._reductions import AxisName
+from stablegrad_optax import _layers, _scale
+from stablegrad_optax._scale import AxisName
 
 
 def layer_scales(
     grads: Any,
     *,
-    group_by: _groups.GroupBy = "layer",
+    group_by: _layers.GroupBy = "layer",
     statistic: str = "std",
-    is_weight: _groups.IsWeight | None = None,
-    stack_axis: _groups.StackAxis | None = None,
+    is_weight: _layers.IsWeight | None = None,
+    stack_axis: _layers.StackAxis | None = None,
     axis_name: AxisName | None = None,
 ) -> dict[str, jax.Array]:
     r"""The scale :math:`\sigma_l` of each layer of a gradient tree.
@@ -52,30 +52,24 @@ def layer_scales(
       >>> print(scales["in"], scales["hidden"])
       1.0 [1. 4.]
     """
-    layers = _measure.measure_layers(
-        grads,
-        group_by=group_by,
-        statistic=statistic,
-        is_weight=is_weight,
-        stack_axis=stack_axis,
-        axis_name=axis_name,
-    )
-    return {layer.name: scale for layer, scale in layers}
+    layers = _layers.find_layers(grads, group_by, is_weight, stack_axis)
+    scales = _scale.layer_scales(layers, jax.tree.leaves(grads), statistic, axis_name)
+    return {layer.name: _scale.value(scale) for layer, scale in scales}
 
 
 def tabulate(
     params: Any,
     *,
-    group_by: _groups.GroupBy = "layer",
+    group_by: _layers.GroupBy = "layer",
     statistic: str = "std",
-    is_weight: _groups.IsWeight | None = None,
-    stack_axis: _groups.StackAxis | None = None,
+    is_weight: _layers.IsWeight | None = None,
+    stack_axis: _layers.StackAxis | None = None,
     axis_name: AxisName | None = None,
 ) -> str:
     """A table of the layers into which a tree is split, for checking the options.
 
     Runs of layers that differ by a number only, as in a deep network, are folded into
-    one entry. The statistic and the axis name do not change the table; they are taken
+    one row. The statistic and the axis name do not change the table; they are taken
     so that one dict of options serves all functions.
 
     Args:
@@ -98,23 +92,23 @@ def tabulate(
       layer                      leaf    shape  dtype    role
       Dense_0 ... Dense_63 (64)  bias    8      float32  scaled
                                  kernel  8x8    float32  weight
-      64 layers, 64 with weights; 4,608 entries
+      64 layers, 64 with weights; 4,608 elements
     """
     del axis_name
-    _statistics.check_statistic(statistic)
-    layers = _groups.find_layers(params, group_by, is_weight, stack_axis)
+    _scale.check_statistic(statistic)
+    layers = _layers.find_layers(params, group_by, is_weight, stack_axis)
     rows = [("layer", "leaf", "shape", "dtype", "role")]
-    entries = 0
+    elements = 0
     for run in _fold(layers):
         names = itertools.chain([_run_name(run)], itertools.repeat(""))
         described = map(dataclasses.astuple, _describe(run[0]))
         rows.extend((name, *row) for name, row in zip(names, described, strict=False))
     for layer in layers:
-        entries += sum(math.prod(leaf.shape) for leaf in layer.members)
+        elements += sum(math.prod(leaf.shape) for leaf in layer.members)
     number = sum(map(_slices, layers))
     weighted = sum(_slices(layer) for layer in layers if layer.weights)
     others = len(jax.tree.leaves(params)) - sum(len(la.members) for la in layers)
-    summary = f"{number} layers, {weighted} with weights; {entries:,} entries"
+    summary = f"{number} layers, {weighted} with weights; {elements:,} elements"
     if others:
         leaves = "leaf" if others == 1 else "leaves"
         summary += f"; {others} {leaves} of other dtypes unchanged"
@@ -129,12 +123,12 @@ class _Row:
     role: str
 
 
-def _slices(layer: _groups.Layer) -> int:
+def _slices(layer: _layers.Layer) -> int:
     """How many layers an entry of the table stands for."""
     return 1 if layer.length is None else layer.length
 
 
-def _describe(layer: _groups.Layer) -> list[_Row]:
+def _describe(layer: _layers.Layer) -> list[_Row]:
     rows = []
     for leaf in layer.members:
         role = "weight" if leaf.is_weight else "scaled"
@@ -143,20 +137,20 @@ def _describe(layer: _groups.Layer) -> list[_Row]:
         axis = layer.stack_axis_of(leaf)
         if axis is not None:
             role += f", {leaf.length} slices on axis {axis}"
-        name = _groups.path_name(leaf.path)
+        name = _layers.path_name(leaf.path)
         name = name.removeprefix(f"{layer.name}/") if layer.name != "." else name
         shape = "x".join(map(str, leaf.shape)) or "scalar"
         rows.append(_Row(name, shape, jnp.dtype(leaf.dtype).name, role))
     return rows
 
 
-def _fold(layers: Iterable[_groups.Layer]) -> list[list[_groups.Layer]]:
+def _fold(layers: Iterable[_layers.Layer]) -> list[list[_layers.Layer]]:
     """Runs of layers that are alike but for one number, which counts up in equal steps.
 
     Flax dicts come as Dense_0, Dense_1, Dense_10, Dense_11, ..., so the layers that are
     alike are brought together and into their natural order first.
     """
-    alike: dict[object, list[_groups.Layer]] = {}
+    alike: dict[object, list[_layers.Layer]] = {}
     for layer in layers:
         rows = [
             dataclasses.replace(row, leaf=re.sub(r"\d+", "#", row.leaf))
@@ -164,7 +158,7 @@ def _fold(layers: Iterable[_groups.Layer]) -> list[list[_groups.Layer]]:
         ]
         likeness = re.sub(r"\d+", "#", layer.name), tuple(rows)
         alike.setdefault(likeness, []).append(layer)
-    runs: list[list[_groups.Layer]] = []
+    runs: list[list[_layers.Layer]] = []
     for similar in alike.values():
         similar.sort(key=lambda layer: natural_order(layer.name))
         runs.append(similar[:1])
@@ -192,7 +186,7 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
     return [(1, int(p), "") if p.isdigit() else (0, 0, p) for p in parts]
 
 
-def _run_name(run: Sequence[_groups.Layer]) -> str:
+def _run_name(run: Sequence[_layers.Layer]) -> str:
     """Such as "Dense_1 ... Dense_9 (9)", or "0, 2 ... 62 (32)" in steps of two."""
     if len(run) == 1:
         return run[0].name

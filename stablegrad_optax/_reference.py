@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stablegrad_optax._reductions import Slices
-from stablegrad_optax._statistics import layer_statistics
+from stablegrad_optax._scale import AxisName, Slices, scales, value
 
 
-def reference_scale(prediction_grads: Any) -> jax.Array:
-    r"""The standard deviation over all entries of a pytree.
+def reference_scale(
+    prediction_grads: Any, *, axis_name: AxisName | None = None
+) -> jax.Array:
+    r"""The standard deviation over all elements of a pytree.
 
     With the gradient of the loss with respect to the predictions this is the paper's
     reference :math:`\rho = \operatorname{std}(\partial\ell / \partial\hat y)`.
@@ -20,13 +21,17 @@ def reference_scale(prediction_grads: Any) -> jax.Array:
     Args:
       prediction_grads: a pytree of floating-point or complex arrays of any shapes.
         Leaves of other dtypes are left out.
+      axis_name: name or names of the mesh axes over which the predictions are sharded,
+        for use inside ``jax.shard_map`` or ``jax.pmap``: the standard deviation is then
+        that over all devices, and not the average of their own ones.
 
     Returns:
-      A scalar, float32 (float64 if a leaf is float64 or complex128). Where all entries
-      are equal or there is but one, their root mean square.
+      A scalar, float32 (float64 if a leaf is float64 or complex128). As for the scale
+      of a layer, it is at least a sixteenth of the root mean square, and the magnitude
+      of a single element.
 
     Raises:
-      ValueError: if the tree holds no floating-point entry.
+      ValueError: if the tree holds no floating-point element.
 
     Example:
       >>> import jax.numpy as jnp
@@ -40,13 +45,18 @@ def reference_scale(prediction_grads: Any) -> jax.Array:
     ]
     leaves = [leaf for leaf in leaves if leaf.size]
     if not leaves:
-        raise ValueError("prediction_grads has no floating-point entries.")
+        raise ValueError("prediction_grads has no floating-point elements.")
     layer = [Slices(leaf, None) for leaf in leaves]
-    return layer_statistics([layer])[0]
+    (scale,) = scales([layer], axis_name=axis_name)
+    return value(scale)
 
 
 def value_and_grad_with_reference(
-    predict: Callable[..., Any], loss: Callable[..., Any], *, has_aux: bool = False
+    predict: Callable[..., Any],
+    loss: Callable[..., Any],
+    *,
+    has_aux: bool = False,
+    axis_name: AxisName | None = None,
 ) -> Callable[..., Any]:
     r"""Like ``jax.value_and_grad`` of ``loss(predict(...))``, with the reference scale.
 
@@ -58,6 +68,8 @@ def value_and_grad_with_reference(
         ``(predictions, aux)`` with ``has_aux``.
       loss: ``loss(predictions, *args) -> scalar``.
       has_aux: whether ``predict`` returns auxiliary data, such as batch statistics.
+      axis_name: as for :func:`reference_scale`. Only the reference is taken over the
+        axes; value and gradient are those of the loss as it is on each device.
 
     Returns:
       A function ``f(params, *args) -> (value, grads, reference)``, or ``((value, aux),
@@ -100,6 +112,6 @@ def value_and_grad_with_reference(
         (prediction_grads,) = loss_pull_back(jnp.ones_like(value))
         (grads,) = pull_back(prediction_grads)
         value = (value, aux) if has_aux else value
-        return value, grads, reference_scale(prediction_grads)
+        return value, grads, reference_scale(prediction_grads, axis_name=axis_name)
 
     return value_and_grad

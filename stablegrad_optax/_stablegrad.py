@@ -6,21 +6,20 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from stablegrad_optax import _groups, _measure, _rescaling, _statistics
-from stablegrad_optax._reductions import AxisName
+from stablegrad_optax import _layers, _scale
 
 StableGradState = optax.EmptyState
 
 
 def stablegrad(
-    reference: ArrayLike = 1.0,
+    reference: ArrayLike | None = 1.0,
     *,
-    group_by: _groups.GroupBy = "layer",
+    group_by: _layers.GroupBy = "layer",
     statistic: str = "std",
-    is_weight: _groups.IsWeight | None = None,
-    stack_axis: _groups.StackAxis | None = None,
+    is_weight: _layers.IsWeight | None = None,
+    stack_axis: _layers.StackAxis | None = None,
     max_gain: ArrayLike | None = None,
-    axis_name: AxisName | None = None,
+    axis_name: _scale.AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rescales the gradient of each layer to a reference scale.
 
@@ -31,26 +30,33 @@ def stablegrad(
 
         \hat G = \gamma_l G, \qquad
         \gamma_l = \rho / \sigma_l, \qquad
-        \sigma_l = \operatorname{std}(\text{weight gradients of layer } l)
+        \sigma_l = \max(\operatorname{std}, \operatorname{rms} / 16)
 
-    The forward model is untouched. The transform keeps no state, works without
-    parameters, and can stand anywhere in a chain; its place is in front of the
-    optimizer.
+    with the standard deviation and the root mean square of all elements of the layer's
+    weight gradients. The floor matters only where they are nearly equal: it keeps the
+    gain continuous and bounded.
+
+    The forward model is untouched. The transform keeps no state and works without
+    parameters. Its place in a chain is before the optimizer: after it, it would cancel
+    the learning rate.
 
     Args:
       reference: :math:`\rho`, a scalar that is not negative. A number, an array, or a
         schedule by way of ``optax.inject_hyperparams``. The paper takes the standard
         deviation of the prediction gradient, which changes from step to step: pass it
-        to ``update`` as ``reference=``, see :func:`value_and_grad_with_reference`.
+        to ``update`` as ``reference=``, see :func:`value_and_grad_with_reference`. With
+        None here, ``update`` has to be given one.
       group_by: what shares one gain. ``"layer"``: leaves in the same module; weights
-        side by side in a list are layers of their own. ``"leaf"``: each weight leaf by
-        itself, other leaves pass unchanged. ``"tree"``: everything. Or a callable that
-        takes a leaf's key path and returns a hashable group.
-      statistic: ``"std"``, the population standard deviation over all weight entries
-        of the layer, or ``"rms"``, their root mean square.
+        alone in a list are layers of their own, and so is each pair of an alternating
+        list ``[W1, b1, W2, b2]``. ``"leaf"``: each weight leaf by itself; other leaves
+        pass unchanged. ``"tree"``: everything. Or a callable that takes a leaf's key
+        path and returns a hashable group.
+      statistic: ``"std"``, as above, or ``"rms"``: :math:`\sigma_l` is the root mean
+        square.
       is_weight: callable ``(key_path, leaf) -> bool`` that says from which leaves the
-        scale is taken. Default: those with two or more axes, stack axes not counted. A
-        layer without weights, such as a norm's scale and bias, passes unchanged.
+        scale is taken. Default: those with the most axes in their module, if that is
+        two or more, stack axes not counted. A layer without weights, such as a norm's
+        scale and bias, passes unchanged.
       stack_axis: the axis along which a leaf holds many layers (``nn.scan``,
         ``nnx.vmap``, ensembles). Each slice gets its own gain. An int holds for every
         leaf; a callable ``(key_path, leaf) -> int | None`` says it for each. Under
@@ -68,13 +74,16 @@ def stablegrad(
 
     Raises:
       ValueError: at construction if an option is unknown, ``reference`` negative or
-        not a scalar, or ``max_gain`` not positive; at the first trace, with the path of
-        the leaf, if a stack axis is out of range or differs in length within a layer.
+        not a scalar, or ``max_gain`` not positive; from ``update`` if there is no
+        reference; at the first trace, with the path of the leaf, if a stack axis is
+        out of range or differs in length within a layer, or if a flat sequence mixes
+        weights and other leaves so that its layers cannot be told.
 
-    Where :math:`\sigma_l = 0` because the gradient is zero, it passes unchanged. Where
-    the entries are all equal, or there is but one, the rms stands in for the std, so a
-    finite gradient stays finite. A NaN or Inf makes its own layer NaN and no other.
-    Integer and ``float0`` leaves, ``None`` and ``optax.MaskedNode`` pass through.
+    A layer whose gradient is zero passes unchanged. A single element has its magnitude
+    for scale. A finite gradient gives a finite update in every dtype: no weight element
+    exceeds :math:`17 \rho \sqrt N`, and other leaves saturate. A NaN or Inf makes its
+    own layer NaN and no other. Integer and ``float0`` leaves, ``None`` and
+    ``optax.MaskedNode`` pass through.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -97,9 +106,10 @@ def stablegrad(
       Mestre et al., `StableGrad: Backward Scale Control without Batch Normalization
       <https://arxiv.org/abs/2605.19856>`_, 2026
     """
-    _groups.check_grouping(group_by)
-    _statistics.check_statistic(statistic)
-    _check_reference(reference)
+    _layers.check_grouping(group_by)
+    _scale.check_statistic(statistic)
+    if reference is not None:
+        _check_reference(reference)
     if max_gain is not None:
         _check_scalar("max_gain", max_gain)
         if _is_concrete(max_gain) and not np.asarray(max_gain) > 0:
@@ -112,25 +122,22 @@ def stablegrad(
 
     def update_fn(updates, state, params=None, *, reference=None, **extra_args):
         del params, extra_args
-        if reference is None:
-            reference = default_reference
-        else:
+        if reference is not None:
             _check_reference(reference)
-        bound = None if max_gain is None else _as_float(max_gain)
+        elif default_reference is None:
+            raise ValueError(
+                "stablegrad(None) takes the reference of each step from update; give "
+                "it update(..., reference=...), or stablegrad a reference."
+            )
+        else:
+            reference = default_reference
         leaves, treedef = jax.tree.flatten(updates)
-        layers = _measure.measure_layers(
-            updates,
-            group_by=group_by,
-            statistic=statistic,
-            is_weight=is_weight,
-            stack_axis=stack_axis,
-            axis_name=axis_name,
-            then=_rescaling.gain,
-            args=(_unless_one(reference), bound),
-        )
-        for layer, gain in layers:
+        layers = _layers.find_layers(updates, group_by, is_weight, stack_axis)
+        scales = _scale.layer_scales(layers, leaves, statistic, axis_name)
+        for layer, scale in scales:
+            gain = _scale.gain(scale, reference, max_gain)
             for leaf in layer.members:
-                leaves[leaf.index] = _rescaling.rescale(
+                leaves[leaf.index] = _scale.rescale(
                     jnp.asarray(leaves[leaf.index]),
                     gain,
                     layer.stack_axis_of(leaf),
@@ -141,24 +148,12 @@ def stablegrad(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _can_overflow(leaf: _groups.Leaf) -> bool:
-    """Whether a finite entry, divided by the layer's scale, may leave the leaf's dtype.
+def _can_overflow(leaf: _layers.Leaf) -> bool:
+    """Whether a finite element, divided by the layer's scale, may leave the dtype.
 
-    Entries of a weight are at most a small multiple of sqrt(N) scales, which only
-    float16 cannot hold. A bias can be far larger than its layer's weights.
+    Those of a weight are at most 17 sqrt(N), which only float16 cannot hold.
     """
     return not leaf.is_weight or float(jnp.finfo(leaf.dtype).max) < 1e30
-
-
-def _as_float(scalar: ArrayLike) -> jax.Array:
-    scalar = jnp.asarray(scalar)
-    is_float = jnp.issubdtype(scalar.dtype, np.inexact)
-    return scalar if is_float else scalar.astype(jnp.result_type(float))
-
-
-def _unless_one(reference: ArrayLike) -> jax.Array | None:
-    is_one = _is_concrete(reference) and np.asarray(reference) == 1
-    return None if is_one else _as_float(reference)
 
 
 def _is_concrete(x: ArrayLike) -> bool:

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize, special
 
 Activation = Callable[[jax.Array], jax.Array]
 Axes = int | Sequence[int]
@@ -172,6 +171,9 @@ def _fixed_point(activation: Activation, bias_variance: float) -> float:
             f"{getattr(activation, '__name__', activation)}; try bias_variance=0 or "
             "variance_preserving."
         )
+    # Imported here: it takes longer than the rest of the library.
+    from scipy import optimize
+
     low, high = _VARIANCES[crossings[0]], _VARIANCES[crossings[0] + 1]
     return float(optimize.brentq(excess, low, high, xtol=1e-6))
 
@@ -217,5 +219,7 @@ def _concrete(compute: Callable[[], jax.Array]) -> np.ndarray:
 
 @functools.cache
 def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    from scipy import special
+
     nodes, weights = special.roots_hermitenorm(_NODES)
     return nodes, weights / weights.sum()

@@ -13,15 +13,19 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import hypothesis
 import jax
 import pytest
+from hypothesis.internal.conjecture import providers
 from jax.experimental.compilation_cache import compilation_cache
-
-from stablegrad_optax import _statistics
 
 hypothesis.settings.register_profile(
     "ci", max_examples=40, deadline=None, derandomize=True
 )
 hypothesis.settings.register_profile("long", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+# Hypothesis takes constants from the project's modules that happen to be loaded, which
+# differ between workers and runs. No module counts as the project's here, so that
+# `derandomize` gives the same examples in every run.
+if hasattr(providers, "is_local_module_file"):
+    providers.is_local_module_file = lambda path: False
 
 # Scripts for processes of their own, which pytest would import in search of doctests.
 collect_ignore = [
@@ -29,17 +33,6 @@ collect_ignore = [
     "float64_checks.py",
     "multiprocess_worker.py",
 ]
-
-
-@pytest.fixture(scope="module", params=["cpu", "accelerator"])
-def platform(request):
-    """The forms of the statistic of a CPU, and those of accelerators, on this CPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "accelerator":
-            patch.setattr(_statistics, "_layer_by_layer", _statistics._all_layers)
-        jax.clear_caches()
-        yield request.param
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="module")

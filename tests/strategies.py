@@ -80,7 +80,7 @@ DISTRIBUTIONS: dict[str, Callable[..., np.ndarray]] = {
 
 @st.composite
 def finite_values(draw, shape, dtype):
-    """A NumPy array of finite entries: anything that the dtype can hold."""
+    """A NumPy array of finite elements: anything that the dtype can hold."""
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     distribution = DISTRIBUTIONS[draw(st.sampled_from(sorted(DISTRIBUTIONS)))]
     info = jnp.finfo(dtype)
@@ -220,8 +220,12 @@ def flat_list(layers: Layers):
     return [leaf for layer in layers for leaf in layer]
 
 
-def weights_then_biases(layers: Layers):
-    return [leaf for kind in zip(*layers, strict=True) for leaf in kind]
+def dotted(layers: Layers):
+    return {
+        f"layers.{i}.{name}": leaf
+        for i, layer in enumerate(layers)
+        for name, leaf in zip(("weight", "bias"), layer, strict=True)
+    }
 
 
 CONVENTIONS = (
@@ -236,7 +240,7 @@ CONVENTIONS = (
     dataclasses_in_tuples,
     stax,
     flat_list,
-    weights_then_biases,
+    dotted,
 )
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from strategies import dtype_of, is_inexact
 
 import stablegrad_optax as sg
-from stablegrad_optax import _forms, _groups, _statistics
+from stablegrad_optax import _layers, _scale
 
 examples = hypothesis.settings(
     max_examples=max(100, hypothesis.settings.default.max_examples),
@@ -60,7 +60,7 @@ def one_of(**functions):
     return st.sampled_from([Named(name, f) for name, f in functions.items()])
 
 
-group_by = st.sampled_from(_groups.GROUPINGS) | one_of(
+group_by = st.sampled_from(_layers.GROUPINGS) | one_of(
     depth=lambda path: len(path),
     first_key=lambda path: path[:1],
     last_key=lambda path: str(path[-1]) if path else None,
@@ -94,7 +94,7 @@ any_stack_axis = st.integers(-2, 3) | one_of(beyond=lambda path, leaf: np.ndim(l
 def groupings(draw, stack_axis=fitting_stack_axis):
     return {
         "group_by": draw(group_by),
-        "statistic": draw(st.sampled_from(_statistics.STATISTICS)),
+        "statistic": draw(st.sampled_from(_scale.STATISTICS)),
         "is_weight": draw(is_weight),
         "stack_axis": draw(stack_axis),
     }
@@ -103,12 +103,12 @@ def groupings(draw, stack_axis=fitting_stack_axis):
 references = st.sampled_from([1, 0.0, 1e-36, 1e-6, 0.5, 1e6, np.float32(1e30)])
 max_gains = st.none() | st.sampled_from([1e-30, 1e-3, 1.0, np.float32(10), 1e30])
 
-# Layers with more entries are measured in one read: all of them, in some examples.
-sizes_of_small_layers = st.sampled_from([_statistics._SMALL_LAYER, 0])
+# Layers with more elements are measured in one pass: all of them, in some examples.
+sizes_of_small_layers = st.sampled_from([_scale._SMALL_LAYER, 0])
 
 
-def one_read_above(size):
-    return mock.patch.object(_statistics, "_SMALL_LAYER", size)
+def one_pass_above(size):
+    return mock.patch.object(_scale, "_SMALL_LAYER", size)
 
 
 def update(grads, reference=1.0, max_gain=None, **grouping):
@@ -130,14 +130,14 @@ ROUNDING = {"float32": 2e-5, "complex64": 2e-5, "bfloat16": 1e-2, "float16": 2e-
 class Piece:
     """A layer that has weights, or one slice of it if it is stacked."""
 
-    members: tuple[_groups.Leaf, ...]
+    members: tuple[_layers.Leaf, ...]
     before: list[np.ndarray]  # of each member
     after: list[np.ndarray]
     scale: float  # as layer_scales measures it before
     new_scale: float  # and after
 
     def weights(self, values):
-        """All entries of the weights in `values`, as float64 or complex128."""
+        """All elements of the weights in `values`, as float64 or complex128."""
         pairs = zip(self.members, values, strict=True)
         return np.concatenate([wide(x).ravel() for leaf, x in pairs if leaf.is_weight])
 
@@ -149,7 +149,16 @@ def wide(leaf):
 
 def find_layers(tree, grouping):
     options = {name: grouping[name] for name in grouping if name != "statistic"}
-    return _groups.find_layers(tree, **options)
+    return _layers.find_layers(tree, **options)
+
+
+def assume_clear(tree, grouping):
+    """Not a flat sequence whose layers cannot be told, which is an error."""
+    try:
+        find_layers(tree, grouping)
+    except ValueError as error:
+        assert "must alternate" in str(error)
+        assume(False)
 
 
 def pieces(updates, grads, grouping):
@@ -178,33 +187,31 @@ def pieces(updates, grads, grouping):
             yield Piece(layer.members, part(grads, i), part(updates, i), *measured)
 
 
-def scale_by_definition(entries, statistic):
-    """The std or rms, and whether the definition leaves no choice.
+def scale_by_definition(elements, statistic):
+    """The scale, and whether float32 leaves no doubt of it.
 
-    It leaves one at the threshold between the two, and where the scale or its inverse
-    is subnormal in float32, which devices may take for zero.
+    It does where the scale or its inverse is subnormal, which devices may take for
+    zero.
     """
-    mean = abs(entries.mean())
-    scale = rms = math.sqrt((abs(entries) ** 2).mean())
-    is_clear = rms == 0 or 1e-36 < rms < 0.99 / TINY
-    if statistic == "std":
-        std = entries.std()
-        limit = mean / (_forms.DEGENERATE * math.sqrt(entries.size))
-        scale = mean if std <= limit else std
-        is_clear &= mean == 0 or abs(std - limit) > 1e-2 * limit
-        is_clear &= rms == 0 or scale > 1e-36
-    return scale, is_clear
+    rms = math.sqrt((abs(elements) ** 2).mean())
+    if statistic == "rms" or elements.size == 1:
+        scale = rms
+    else:
+        scale = max(elements.std(), rms / 16)
+    return scale, rms == 0 or (1e-36 < scale and rms < 0.99 / TINY)
 
 
 def assert_definition(piece, statistic, reference, max_gain):
-    """Finite; gain = ρ/σ, at most the maximum, for all members; entries saturate."""
+    """Finite; gain = ρ/σ, at most the maximum, for all members; elements saturate."""
     for value in piece.after:
         assert np.isfinite(wide(value)).all()
-    entries = piece.weights(piece.before)
-    scale, is_clear = scale_by_definition(entries, statistic)
+    elements = piece.weights(piece.before)
+    scale, is_clear = scale_by_definition(elements, statistic)
     if not is_clear:
         return
-    np.testing.assert_allclose(piece.scale, scale, rtol=2e-5)
+    # At the floor, std² is 1/256 of the mean square from which it is taken.
+    rounding = 2e-5 if scale**2 > 0.1 * (abs(elements) ** 2).mean() else 1e-3
+    np.testing.assert_allclose(piece.scale, scale, rtol=rounding)
     if scale == 0:
         gain = reference = 1.0
     else:
@@ -214,22 +221,24 @@ def assert_definition(piece, statistic, reference, max_gain):
         largest = float(info.max)
         # Devices may take subnormal numbers for zero: what comes in, what is between
         # the factors of the gain, and what goes out.
-        lost = TINY * (gain + max(1, reference)) + float(info.tiny)
-        is_complex = np.iscomplexobj(after)
-        for of in (np.real, np.imag) if is_complex else (np.asarray,):
+        lost = TINY * (gain + 100 * max(1, reference)) + float(info.tiny)
+        for part in (np.real, np.imag):
+            x, got = wide(part(before)), wide(part(after))
+            # Beyond, the first factor of the gain saturates an element of a bias.
+            is_clear = abs(x) < 0.01 * LARGEST * scale if scale else np.isfinite(x)
             np.testing.assert_allclose(
-                wide(of(after)),
-                np.clip(gain * wide(of(before)), -largest, largest),
-                rtol=ROUNDING[after.dtype.name],
+                got[is_clear],
+                np.clip(gain * x, -largest, largest)[is_clear],
+                rtol=max(rounding, ROUNDING[after.dtype.name]),
                 atol=lost,
             )
     is_float32 = all(
         leaf.dtype == np.float32 for leaf in piece.members if leaf.is_weight
     )
     if is_float32 and scale > 0 and gain == reference / scale and reference > 1e-30:
-        np.testing.assert_allclose(piece.new_scale, reference, rtol=1e-4)
+        np.testing.assert_allclose(piece.new_scale, reference, rtol=2 * rounding)
         assert abs(piece.weights(piece.after)).max() <= (
-            (_forms.DEGENERATE + 1.1) * reference * math.sqrt(entries.size)
+            17.02 * reference * math.sqrt(elements.size)
         )
 
 
@@ -288,7 +297,7 @@ def test_a_scheduled_max_gain_may_start_at_zero():
 
 def test_the_table_counts_no_layer_in_a_stack_of_no_slices():
     table = sg.tabulate({"blocks": jnp.zeros((0, 2, 3))}, stack_axis=0)
-    assert table.splitlines()[-1] == "0 layers, 0 with weights; 0 entries"
+    assert table.splitlines()[-1] == "0 layers, 0 with weights; 0 elements"
 
 
 # --- Properties -----------------------------------------------------------------------
@@ -304,7 +313,8 @@ WITHOUT_SQUARES = np.array([[1e-25, -3e-25]], np.float32)
 @example(WITHOUT_SQUARES, DEFAULTS, 1.0, None, 0)
 @example(WITHOUT_SQUARES, DEFAULTS | {"statistic": "rms"}, 1.0, None, 0)
 def test_finite_gradients(grads, grouping, reference, max_gain, small):
-    with one_read_above(small):
+    assume_clear(grads, grouping)
+    with one_pass_above(small):
         updates = update(grads, reference, max_gain, **grouping)
         check(updates, grads, grouping, reference, max_gain)
 
@@ -312,6 +322,7 @@ def test_finite_gradients(grads, grouping, reference, max_gain, small):
 @jitted_examples
 @given(strategies.trees(), groupings(), references, max_gains, sizes_of_small_layers)
 def test_finite_gradients_under_jit(grads, grouping, reference, max_gain, small):
+    assume_clear(grads, grouping)
     leaves, treedef = jax.tree.flatten(grads)
     floats = [i for i, leaf in enumerate(leaves) if is_inexact(leaf)]
 
@@ -324,7 +335,7 @@ def test_finite_gradients_under_jit(grads, grouping, reference, max_gain, small)
         updates = update(merged(values), reference, max_gain, **grouping)
         return [jax.tree.leaves(updates)[i] for i in floats]
 
-    with one_read_above(small):
+    with one_pass_above(small):
         with jax.disable_jit(False):
             updates = merged(update_floats([leaves[i] for i in floats]))
         check(updates, grads, grouping, reference, max_gain)
@@ -356,6 +367,7 @@ def check(updates, grads, grouping, reference, max_gain):
 @given(strategies.trees(), groupings())
 def test_the_table_holds_the_layers(tree, grouping):
     """tabulate counts the slices that layer_scales measures, and every leaf."""
+    assume_clear(tree, grouping)
     table = sg.tabulate(tree, **grouping)
     leaves = jax.tree.leaves(tree)
     floats = [leaf for leaf in leaves if is_inexact(leaf)]
@@ -382,7 +394,7 @@ def test_the_table_holds_the_layers(tree, grouping):
 @given(
     strategies.networks(),
     st.sampled_from(strategies.CONVENTIONS),
-    st.sampled_from(_statistics.STATISTICS),
+    st.sampled_from(_scale.STATISTICS),
 )
 def test_every_convention_has_the_same_layers(layers, convention, statistic):
     """A network's update, whatever its tree, is that of its layers one by one."""
@@ -400,15 +412,16 @@ def test_every_convention_has_the_same_layers(layers, convention, statistic):
     st.data(),
 )
 def test_what_is_not_finite_stays_in_its_layer(grads, grouping, small, bad, data):
+    assume_clear(grads, grouping)
     leaves, treedef = jax.tree.flatten(grads)
     floats = [i for i, x in enumerate(leaves) if is_inexact(x) and np.size(x)]
     assume(floats)
     index = data.draw(st.sampled_from(floats), "leaf")
     poisoned = np.array(leaves[index], dtype_of(leaves[index]))
-    poisoned.flat[data.draw(st.integers(0, poisoned.size - 1), "entry")] = bad
+    poisoned.flat[data.draw(st.integers(0, poisoned.size - 1), "element")] = bad
     broken = treedef.unflatten([*leaves[:index], poisoned, *leaves[index + 1 :]])
 
-    with one_read_above(small):
+    with one_pass_above(small):
         expected = pieces(update(grads, **grouping), grads, grouping)
         updates = update(broken, **grouping)
         assert not np.isfinite(wide(jax.tree.leaves(updates)[index])).all()
@@ -441,8 +454,8 @@ def message(function, *arguments, **options):
 
 
 def names_a_leaf(text, tree):
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return any(repr(_groups.path_name(path)) in text for path, _ in paths)
+    paths = [path for _, path, _ in _layers._leaves_with_paths(tree)]
+    return any(repr(_layers.path_name(path)) in text for path in paths)
 
 
 @examples
@@ -460,8 +473,8 @@ def test_a_stack_axis_that_does_not_fit_names_the_leaf(grads, grouping):
     if any(is_beyond(*item) for item in jax.tree_util.tree_leaves_with_path(grads)):
         assert "is out of range for leaf" in found
     elif found is not None:
-        event("lengths differ")
-        assert "one layer needs one length" in found
+        event("lengths differ" if "length" in found else "not clear")
+        assert "one layer needs one length" in found or "must alternate" in found
     if found is None:
         event("fits")
         check(update(grads, **grouping), grads, grouping, 1.0, None)
@@ -484,10 +497,10 @@ not_positive = st.floats(max_value=0)
 not_scalar = st.lists(st.floats(), max_size=3).map(np.array)
 BAD_OPTIONS = {
     "group_by": (st.text() | st.integers() | st.lists(st.text())).filter(
-        lambda name: name not in _groups.GROUPINGS
+        lambda name: name not in _layers.GROUPINGS
     ),
     "statistic": (st.text() | st.none() | st.lists(st.text())).filter(
-        lambda name: name not in _statistics.STATISTICS
+        lambda name: name not in _scale.STATISTICS
     ),
     "reference": not_positive.filter(bool) | not_scalar,
     "max_gain": not_positive | st.just(math.nan) | not_scalar,

@@ -36,8 +36,9 @@ both_statistics = pytest.mark.parametrize("statistic", ["std", "rms"])
 def gradients(seed=0, scale=1e-3):
     """A wide layer and a tall one, of different scales.
 
-    The scale of a layer is taken in one way up to 2**14 entries and in another beyond;
-    the tall one is beyond even where each of 8 devices sees its part only.
+    A layer of up to 2**14 elements is measured in units of its largest magnitude at
+    once, a larger one only if needed; the tall one is larger even where each of 8
+    devices sees its part only.
     """
     rng = np.random.default_rng(seed)
 
@@ -102,16 +103,13 @@ def assert_only_statistics_travel(compiled, grads, stack_axis, axes):
     assert {collective.kind for collective in moved} <= {"all-reduce"}
     sizes = [size for collective in moved for size in collective.sizes]
     assert max(sizes, default=0) <= slices
-    # A large layer has two sums in one read and four where that is not accurate, and a
-    # condition; each is reduced over one mesh axis at a time.
+    # A large layer has two sums in one pass, and a maximum and two more sums where
+    # squares leave the range; each is reduced over one mesh axis at a time.
     assert sum(sizes) <= axes * (6 * slices + 1) * len(grads)
     return moved
 
 
 # --- jit: global arrays, of which each device holds a part ---
-
-# Accelerators take other forms of the statistic than the CPUs that are here.
-both_platforms = pytest.mark.usefixtures("platform")
 
 
 def over_largest_axis(leaf):
@@ -159,7 +157,6 @@ TWO_AXES = [
 ]
 
 
-@both_platforms
 @pytest.mark.parametrize(
     ("spec", "stack_axis", "shape", "statistic"),
     [
@@ -191,12 +188,11 @@ def test_jit(spec, stack_axis, shape, statistic):
         assert moved
 
 
-@both_platforms
 @FSDP
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 @both_statistics
 def test_jit_beyond_the_range_of_squares(scale, statistic):
-    """The form that is taken where one read is not enough."""
+    """Where one pass is not enough."""
     grads = gradients(0, scale)
     sharded = jax.device_put(grads, shardings(grads, mesh((8,)), over_largest_axis))
     function = jitted_update(statistic=statistic)
@@ -205,7 +201,6 @@ def test_jit_beyond_the_range_of_squares(scale, statistic):
     assert_close(updates, function(grads))
 
 
-@both_platforms
 @FSDP
 @pytest.mark.parametrize("layer", ["small", "large"])
 def test_jit_a_nan_on_one_device_reaches_its_layer_on_all(layer):
@@ -331,7 +326,7 @@ def kernels_over_both_axes(leaf):
 
 
 def on_all_devices(leaf):
-    """Every entry is counted by every device, which is harmless."""
+    """Every element is counted by every device, which is harmless."""
     return P()
 
 

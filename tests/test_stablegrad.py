@@ -123,7 +123,7 @@ def test_equivariant_to_permuting_layers(order):
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("group_by", ["layer", "leaf", "tree"])
-@pytest.mark.parametrize("width", [6, 160])  # below and above the size of one read
+@pytest.mark.parametrize("width", [6, 160])  # a small layer and a large one
 def test_stacked_equals_unstacked(axis, group_by, width):
     rng = np.random.default_rng(0)
     layers = [
@@ -176,7 +176,7 @@ def test_finite_and_bounded_for_all_finite_input(kernel, bias, statistic, refere
     chex.assert_tree_all_finite(updates)
     largest = np.abs(np.asarray(updates["kernel"], np.float64)).max()
     if kernel.any():
-        assert largest <= 33.1 * reference * np.sqrt(kernel.size)
+        assert largest <= 17.01 * reference * np.sqrt(kernel.size)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +213,17 @@ def test_what_is_not_finite_stays_in_its_layer_and_stays_visible(bad, leaf, widt
         chex.assert_trees_all_close(updates[name], expected[name], rtol=1e-5)
 
 
+@pytest.mark.parametrize("width", [4, 200])
+def test_the_update_is_continuous_where_elements_are_nearly_equal(width):
+    """An optimizer must not see a jump of the gain where the gradient has none."""
+    ramp = jnp.linspace(0.0, 1.0, width * width).reshape(width, width)
+    # From elements that are equal to an ordinary spread.
+    spreads = np.geomspace(1e-3, 10.0, 81)
+    gains = np.array([apply([1 + s * ramp])[0][0, 0] for s in spreads])
+    assert gains[0] == pytest.approx(16, rel=2e-3)
+    assert np.abs(np.diff(np.log(gains))).max() < 0.2
+
+
 def test_max_gain_bounds_the_gain_of_each_layer():
     grads = mlp()
     updates = apply(grads, max_gain=100.0)
@@ -223,7 +234,7 @@ def test_max_gain_bounds_the_gain_of_each_layer():
         )
 
 
-@pytest.mark.parametrize("scale", [1e-33, 1e-3, 1e30])
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e12])
 def test_differentiable(scale):
     """The derivative of ρ g/σ, which is orthogonal to changes of scale."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
@@ -331,6 +342,16 @@ def test_unknown_extra_arguments_and_no_params():
 def test_bad_options_at_construction(options, message):
     with pytest.raises(ValueError, match=message):
         sg.stablegrad(**options)
+
+
+def test_a_reference_of_none_has_to_be_given_to_update():
+    grads = mlp()
+    tx = optax.chain(sg.stablegrad(None), optax.sgd(1.0))
+    state = tx.init(grads)
+    with pytest.raises(ValueError, match=r"stablegrad\(None\).*reference="):
+        tx.update(grads, state)
+    updates, _ = tx.update(grads, state, reference=jnp.float32(2.0))
+    np.testing.assert_allclose(std(updates["Dense_1"]["kernel"]), 2.0, rtol=1e-5)
 
 
 def test_bad_reference_at_update():

@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stablegrad_optax as sg
-from stablegrad_optax import _groups
+from stablegrad_optax import _layers
 
 INPUTS = jnp.ones((2, 3))
 
 
 def random_like(tree, seed=0):
-    """Entries all different, each leaf of its own size: values tell leaves apart."""
+    """Elements all different, each leaf of its own size: values tell leaves apart."""
     rng = np.random.default_rng(seed)
 
     def fill(leaf):
@@ -41,15 +41,15 @@ def dense(fan_in=3, fan_out=4, *stack):
 
 
 def pooled_std(leaves):
-    entries = np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in leaves])
-    return entries.std()
+    elements = np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in leaves])
+    return elements.std()
 
 
 def members_by_layer(tree, **grouping):
     leaves = jax.tree.leaves(tree)
     return {
         layer.name: {np.asarray(leaves[leaf.index]).tobytes() for leaf in layer.members}
-        for layer in _groups.find_layers(tree, **grouping)
+        for layer in _layers.find_layers(tree, **grouping)
     }
 
 
@@ -230,6 +230,37 @@ def stax_tuples():
     }
 
 
+def equinox_convolutions():
+    """Biases of shape (C, 1, 1)."""
+    keys = jax.random.split(jax.random.key(0))
+    tree = random_like([eqx.nn.Conv2d(2, 3, 3, key=key) for key in keys])
+    return tree, {str(i): ([at.weight], [at.bias]) for i, at in enumerate(tree)}
+
+
+def linen_multi_head_attention():
+    """Kernels of shape (d, heads, d), and biases of shape (heads, d)."""
+    network = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=6)
+    params = random_like(network.init(jax.random.key(0), INPUTS[None])["params"])
+    return params, {name: ([at["kernel"]], [at["bias"]]) for name, at in params.items()}
+
+
+def safetensors():
+    """Flat names with dots."""
+    tree = random_like(
+        {
+            f"layers.{i}.{name}": jnp.ones(shape)
+            for i in range(2)
+            for name, shape in (("weight", (4, 3)), ("bias", (4,)))
+        }
+        | {"norm.weight": jnp.ones(4)}
+    )
+    return tree, {
+        "layers/0": ([tree["layers.0.weight"]], [tree["layers.0.bias"]]),
+        "layers/1": ([tree["layers.1.weight"]], [tree["layers.1.bias"]]),
+        "norm": ([], [tree["norm.weight"]]),
+    }
+
+
 def bare_array():
     array = random_like(jnp.ones((3, 4)))
     return array, {".": ([array], [])}
@@ -249,6 +280,9 @@ CONVENTIONS = [
     equinox_linear_attention,
     haiku_two_levels,
     stax_tuples,
+    equinox_convolutions,
+    linen_multi_head_attention,
+    safetensors,
     bare_array,
 ]
 
@@ -269,7 +303,7 @@ def test_conventions(convention):
 
 def test_layers_come_in_the_order_of_the_tree():
     tree = [dense(), {"b": dense(), "a": dense()}, dense()]
-    names = [layer.name for layer in _groups.find_layers(tree)]
+    names = [layer.name for layer in _layers.find_layers(tree)]
     assert names == ["0", "1/a", "1/b", "2"] == list(sg.layer_scales(tree))
 
 
@@ -286,45 +320,86 @@ def test_modules_whose_only_array_is_called_value():
 # --- Sequences of arrays --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("container", [list, tuple])
+def sequence(container, kinds):
+    shapes = {"W": (3, 3), "b": (3,)}
+    return random_like(container(jnp.ones(shapes[kind]) for kind in kinds))
+
+
+def state_dict(arrays):
+    """As `flax.serialization.to_state_dict` writes a list."""
+    return {str(i): array for i, array in enumerate(arrays)}
+
+
+def nnx_list(arrays):
+    return dict(enumerate(arrays))
+
+
+@pytest.mark.parametrize("container", [list, tuple, state_dict, nnx_list])
 @pytest.mark.parametrize(
     ("kinds", "owners"),
     [
         ("Wb", ".."),  # one weight: one module
         ("bW", ".."),
+        ("Wbb", "..."),
+        ("bbb", "..."),
         ("WW", "01"),
         ("WbWb", "0022"),
-        ("WWbb", "0101"),
-        ("WbbWb", "00033"),
-        ("WWbbWb", "010144"),
-        ("WWb", "011"),
-        ("bWW", "112"),
-        ("bbb", "..."),
+        ("WbW", "002"),  # the last layer has no bias
+        (
+            "WbWbWbWbWbWb",
+            ["0", "0", "2", "2", "4", "4", "6", "6", "8", "8", "10", "10"],
+        ),
     ],
 )
 def test_sequences(container, kinds, owners):
-    shapes = {"W": (3, 3), "b": (3,)}
-    arrays = random_like(container(jnp.ones(shapes[kind]) for kind in kinds))
+    arrays = sequence(list, kinds)
     expected = {}
     for array, owner in zip(arrays, owners, strict=True):
         expected.setdefault(owner, set()).add(np.asarray(array).tobytes())
-    assert members_by_layer(arrays) == expected
+    tree = container(arrays)
+    assert members_by_layer(tree) == expected
     weights = {
         owner: pooled_std([array])
         for array, owner, kind in zip(arrays, owners, kinds, strict=True)
         if kind == "W"
     }
-    chex.assert_trees_all_close(sg.layer_scales(arrays), weights, rtol=1e-5)
+    chex.assert_trees_all_close(sg.layer_scales(tree), weights, rtol=1e-5)
 
 
-@given(depth=st.integers(2, 12), alternate=st.booleans())
-def test_as_many_biases_as_weights_are_paired(depth, alternate):
-    W, b = jnp.ones((2, 2)), jnp.ones(2)
-    tree = [W, b] * depth if alternate else [W] * depth + [b] * depth
-    layers = _groups.find_layers(tree)
-    pairs = [tuple(leaf.index for leaf in layer.members) for layer in layers]
-    apart = (2, 1) if alternate else (1, depth)
-    assert pairs == [(i * apart[0], i * apart[0] + apart[1]) for i in range(depth)]
+@pytest.mark.parametrize("container", [list, tuple, state_dict, nnx_list])
+@pytest.mark.parametrize(
+    "kinds", ["WWbb", "WbWbb", "WbbWb", "WWb", "bWW", "bWbW", "WbWWb"]
+)
+def test_a_mixed_sequence_is_an_error_that_names_its_leaves(container, kinds):
+    tree = {"net": container(sequence(list, kinds))}
+    with pytest.raises(ValueError, match="group_by") as error:
+        sg.layer_scales(tree)
+    for i, kind in enumerate(kinds):
+        shape = {"W": "(3, 3)", "b": "(3,)"}[kind]
+        assert f"'net/{i}' {shape}" in str(error.value)
+    # By any other grouping there is nothing to guess.
+    weights = [f"net/{i}" for i, kind in enumerate(kinds) if kind == "W"]
+    assert list(sg.layer_scales(tree, group_by="leaf")) == weights
+    assert list(sg.layer_scales(tree, group_by="tree")) == ["."]
+    assert list(sg.layer_scales(tree, group_by=lambda path: "all")) == ["all"]
+
+
+def test_a_coefficient_beside_a_network_in_a_flat_list():
+    W, b = jnp.ones((3, 3)), jnp.ones(3)
+    with pytest.raises(ValueError, match=r"'4' \(\).*group_by"):
+        sg.layer_scales([W, b, W, b, 0.01])
+    tree = random_like({"network": [W, b, W, b], "viscosity": jnp.ones(())})
+    assert list(sg.layer_scales(tree)) == ["network/0", "network/2"]
+
+
+def test_flat_list_of_an_equinox_network():
+    """Its convolutions have biases of three axes."""
+    keys = jax.random.split(jax.random.key(0))
+    convs = [eqx.nn.Conv2d(4, 4, 3, key=key) for key in keys]
+    arrays = random_like(jax.tree.leaves(convs))
+    assert [x.ndim for x in arrays] == [4, 3, 4, 3]
+    expected = {"0": pooled_std(arrays[:1]), "2": pooled_std(arrays[2:3])}
+    chex.assert_trees_all_close(sg.layer_scales(arrays), expected, rtol=1e-5)
 
 
 def test_sequence_beside_modules():
@@ -468,7 +543,7 @@ def test_group_by_tree(two_layers):
     kernels = [layer["kernel"] for layer in two_layers.values()]
     scales = sg.layer_scales(two_layers, group_by="tree")
     chex.assert_trees_all_close(scales, {".": pooled_std(kernels)}, rtol=1e-5)
-    (layer,) = _groups.find_layers(two_layers, "tree")
+    (layer,) = _layers.find_layers(two_layers, "tree")
     assert len(layer.members) == 4
 
 

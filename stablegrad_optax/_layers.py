@@ -1,0 +1,327 @@
+"""Which leaves of a gradient tree form a layer.
+
+A *layer* is a set of leaves that share one gain. Its scale is measured on its *weight*
+leaves; the gain is applied to all its *members*, biases included. A layer whose leaves
+are stacked (`nn.scan`, `nnx.vmap`, ensembles) holds `length` layers side by side, with
+one scale and one gain for each slice along the stack axis.
+
+Everything here happens while tracing and looks at key paths, shapes and dtypes only.
+"""
+
+import collections
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import DictKey, FlattenedIndexKey, SequenceKey
+
+KeyPath = tuple[Any, ...]
+GroupBy = str | Callable[[KeyPath], Hashable]
+IsWeight = Callable[[KeyPath, Any], bool]
+StackAxis = int | Callable[[KeyPath, Any], int | None]
+
+GROUPINGS = ("layer", "leaf", "tree")
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """A floating-point leaf: where it is, and how it takes part in its layer."""
+
+    index: int  # position among the flattened leaves
+    key_path: KeyPath  # as JAX has it
+    path: KeyPath  # without the key by which a flax Variable holds its array
+    shape: tuple[int, ...]
+    dtype: Any
+    stack_axis: int | None  # not negative
+    is_weight: bool
+
+    @property
+    def length(self) -> int | None:
+        """How many slices are stacked in the leaf; None if it is not stacked."""
+        return None if self.stack_axis is None else self.shape[self.stack_axis]
+
+    @property
+    def slice_shape(self) -> tuple[int, ...]:
+        """The shape without the stack axis."""
+        return tuple(n for a, n in enumerate(self.shape) if a != self.stack_axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Leaves that share one gain, or one gain per slice where they are stacked."""
+
+    name: str
+    members: tuple[Leaf, ...]
+    length: int | None
+
+    @property
+    def weights(self) -> tuple[Leaf, ...]:
+        """The leaves from which the scale of the layer is taken."""
+        return tuple(leaf for leaf in self.members if leaf.is_weight)
+
+    def stack_axis_of(self, leaf: Leaf) -> int | None:
+        """The axis of a member along which gains differ; None if there is one gain."""
+        return None if self.length is None else leaf.stack_axis
+
+
+def check_grouping(group_by: GroupBy) -> None:
+    """Raises ValueError unless `group_by` is callable or the name of a grouping."""
+    if not callable(group_by) and group_by not in GROUPINGS:
+        raise ValueError(
+            f"group_by must be one of {', '.join(map(repr, GROUPINGS))} or a callable "
+            f"of the key path, got {group_by!r}."
+        )
+
+
+def find_layers(
+    tree: Any,
+    group_by: GroupBy = "layer",
+    is_weight: IsWeight | None = None,
+    stack_axis: StackAxis | None = None,
+) -> list[Layer]:
+    """Splits the floating-point leaves of a tree into layers, in the tree's order.
+
+    Layers without a weight leaf are included; they have no scale. Leaves that are not
+    floating-point numbers (integers, booleans, float0, PRNG keys) belong to no layer.
+    """
+    check_grouping(group_by)
+    leaves = _describe_leaves(tree, is_weight, stack_axis)
+    modules = _modules(leaves, must_be_clear=group_by == "layer")
+    if is_weight is None:
+        leaves = _keep_highest_rank(leaves, modules)
+    groups: dict[tuple[Hashable, bool], list[Leaf]] = collections.defaultdict(list)
+    for leaf, module in zip(leaves, modules, strict=True):
+        # Slices are layers of their own; "tree" pools them with everything else. A leaf
+        # that is not stacked cannot share a gain with one slice among many.
+        stacked = leaf.stack_axis is not None and group_by != "tree"
+        groups[_group(leaf, module, group_by), stacked].append(leaf)
+    layers: list[Layer] = []
+    taken: set[str] = set()
+    for (key, stacked), members in groups.items():
+        name = str(key) if callable(group_by) else path_name(cast(KeyPath, key))
+        length = _common_length(name, members) if stacked else None
+        name = _unused(name, taken)
+        taken.add(name)
+        layers.append(Layer(name, tuple(members), length))
+    return layers
+
+
+def _group(leaf: Leaf, module: KeyPath, group_by: GroupBy) -> Hashable:
+    if callable(group_by):
+        key = group_by(leaf.key_path)
+        try:
+            hash(key)
+        except TypeError:
+            raise ValueError(
+                f"group_by must return something hashable, got {key!r} for leaf "
+                f"{path_name(leaf.path)!r}."
+            ) from None
+        return key
+    return {"layer": module, "leaf": leaf.path, "tree": ()}[group_by]
+
+
+def _common_length(name: str, members: Sequence[Leaf]) -> int | None:
+    first = members[0]
+    for leaf in members:
+        if leaf.length != first.length:
+            raise ValueError(
+                f"layer {name!r} stacks {first.length} slices in leaf "
+                f"{path_name(first.path)!r} and {leaf.length} in "
+                f"{path_name(leaf.path)!r}; one layer needs one length."
+            )
+    return first.length
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """The name, or "name (2)", "name (3)", ... where it is taken."""
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    return next(n for n in itertools.chain([name], numbered) if n not in taken)
+
+
+# --- Leaves ---
+
+
+def _describe_leaves(
+    tree: Any, is_weight: IsWeight | None, stack_axis: StackAxis | None
+) -> list[Leaf]:
+    """The floating-point leaves; by default a weight has two axes or more."""
+    leaves = []
+    for index, (key_path, path, value) in enumerate(_leaves_with_paths(tree)):
+        dtype = getattr(value, "dtype", None) or jnp.result_type(value)
+        if not jnp.issubdtype(dtype, np.inexact):
+            continue
+        shape = tuple(np.shape(value))
+        axis = stack_axis(key_path, value) if callable(stack_axis) else stack_axis
+        if axis is not None:
+            axis = _positive_axis(path, shape, axis)
+        if is_weight is None:
+            weight = len(shape) - (axis is not None) >= 2
+        else:
+            weight = bool(is_weight(key_path, value))
+        # A slice without elements has no scale.
+        weight = weight and 0 not in shape
+        leaves.append(Leaf(index, key_path, path, shape, dtype, axis, weight))
+    return leaves
+
+
+def _leaves_with_paths(tree: Any) -> Iterator[tuple[KeyPath, KeyPath, Any]]:
+    """Key path, path and value of each leaf, in the order of `jax.tree.leaves`.
+
+    The key by which a flax Variable holds its array is no part of the path: a Variable
+    is not a module.
+    """
+    for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_variable):
+        inner = jax.tree_util.tree_leaves_with_path(node)
+        for rest, value in inner:
+            key_path = (*path, *rest)
+            yield key_path, path if len(inner) == 1 else key_path, value
+
+
+def _is_variable(node: Any) -> bool:
+    """Whether it is a Variable of NNX, or a box of Linen such as Partitioned."""
+    # By name, since the library does not depend on flax.
+    return any(
+        base.__name__ in ("Variable", "VariableState", "AxisMetadata")
+        and base.__module__.split(".")[0] == "flax"
+        for base in type(node).__mro__
+    )
+
+
+def _positive_axis(path: KeyPath, shape: tuple[int, ...], axis: int) -> int:
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(
+            f"stack_axis {axis} is out of range for leaf {path_name(path)!r} of shape "
+            f"{shape}; give a callable that returns None for leaves without the axis."
+        )
+    return axis % len(shape)
+
+
+def _keep_highest_rank(
+    leaves: Sequence[Leaf], modules: Sequence[KeyPath]
+) -> list[Leaf]:
+    """Of the weights in a module, those with the most axes; the others are biases.
+
+    Such as those of Equinox's convolutions, (C, 1, 1), and Flax's attention, (h, d).
+    """
+    keys = [
+        (module, leaf.stack_axis is not None)
+        for leaf, module in zip(leaves, modules, strict=True)
+    ]
+    highest: dict[tuple[KeyPath, bool], int] = collections.defaultdict(int)
+    for leaf, key in zip(leaves, keys, strict=True):
+        if leaf.is_weight:
+            highest[key] = max(highest[key], len(leaf.slice_shape))
+    return [
+        dataclasses.replace(
+            leaf,
+            is_weight=leaf.is_weight and len(leaf.slice_shape) == highest[key],
+        )
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+
+
+# --- Modules ---
+
+
+def _modules(leaves: Sequence[Leaf], must_be_clear: bool) -> list[KeyPath]:
+    """For each leaf the enclosing module, or in a flat sequence its weight."""
+    split = [_split_path(leaf.path) for leaf in leaves]
+    modules = [module for module, _ in split]
+    sequences: dict[KeyPath, list[int]] = collections.defaultdict(list)
+    for position, (module, key) in enumerate(split):
+        if _index(key) is not None:
+            sequences[module].append(position)
+    for module, positions in sequences.items():
+        positions.sort(key=lambda p: cast(int, _index(split[p][1])))
+        owners = _owners([leaves[p] for p in positions], must_be_clear)
+        for position, owner in zip(positions, owners, strict=True):
+            if owner is not None:
+                modules[position] = (*module, split[positions[owner]][1])
+    return modules
+
+
+def _owners(items: Sequence[Leaf], must_be_clear: bool) -> Sequence[int | None]:
+    """For each item of a flat sequence the position of the weight that it goes with.
+
+    With one weight or none, as in (W, b), the sequence is one module: None. Weights
+    alone are layers of their own; in [W1, b1, W2, b2] each other leaf goes with the
+    weight before it. In other mixtures that is a guess.
+
+    Raises:
+      ValueError: if it is a guess and `must_be_clear`.
+    """
+    first = next((i for i, leaf in enumerate(items) if leaf.is_weight), 0)
+    owners = [first]
+    for i, leaf in enumerate(items[1:], start=1):
+        is_next = leaf.is_weight and not _is_convolution_bias(leaf, items[owners[-1]])
+        owners.append(max(i, first) if is_next else owners[-1])
+    is_weight = [i == owner and items[i].is_weight for i, owner in enumerate(owners)]
+    if sum(is_weight) < 2:
+        return [None] * len(items)
+    alternates = all(w == (i % 2 == 0) for i, w in enumerate(is_weight))
+    if must_be_clear and not all(is_weight) and not alternates:
+        names = ", ".join(f"{path_name(leaf.path)!r} {leaf.shape}" for leaf in items)
+        raise ValueError(
+            "a flat sequence with several weights beside other leaves must alternate, "
+            f"as in [W1, b1, W2, b2]; got {names}. Say by group_by which of them form "
+            'a layer: a callable of the key path, or "leaf".'
+        )
+    return owners
+
+
+def _is_convolution_bias(leaf: Leaf, weight: Leaf) -> bool:
+    """Whether the shapes are those of Equinox: (C, 1, 1) and (C, I, h, w)."""
+    channels, *others = weight.slice_shape or (0,)
+    return len(others) > 1 and leaf.slice_shape == (channels, *[1] * (len(others) - 1))
+
+
+def _split_path(path: KeyPath) -> tuple[KeyPath, Any]:
+    """The enclosing module and the last key.
+
+    Flat names such as "a/b/kernel" and "a.b.weight" are split.
+    """
+    if not path:
+        return (), None
+    *module, last = path
+    if isinstance(last, DictKey):
+        if isinstance(last.key, str):
+            # Bare strings, unlike the keys of nested dicts: {"a": {"b": ...}} beside
+            # {"a/b/kernel": ...} is another module.
+            *prefix, name = re.split("[/.]", last.key)
+            return (*module, *prefix), name
+        if isinstance(last.key, tuple) and last.key:  # flax.traverse_util.flatten_dict
+            return (*module, *last.key[:-1]), DictKey(last.key[-1])
+    return tuple(module), last
+
+
+def _index(key: Any) -> int | None:
+    """The position of an item of a sequence; None for a key that is a name.
+
+    State dicts hold the items of a list by integers (NNX) or their digits (Linen).
+    """
+    if isinstance(key, SequenceKey):
+        return key.idx
+    if isinstance(key, DictKey | FlattenedIndexKey):
+        key = key.key
+    if isinstance(key, int):
+        return key
+    return int(key) if isinstance(key, str) and key.isdecimal() else None
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A key path as "encoder/0/kernel"; "." for the root of the tree."""
+    return "/".join(_key_name(key) for key in path) or "."
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(key, attribute):
+            value = getattr(key, attribute)
+            is_flat = isinstance(value, tuple)
+            return "/".join(map(str, value)) if is_flat else str(value)
+    return str(key)
