@@ -7,17 +7,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test compatibility lint types docs overhead clean
+.PHONY: help demo test compatibility constraints lint types docs overhead clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
 
-# Installed anew whenever pyproject.toml changes. A file for each set of extras.
-$(VENV)/.%: pyproject.toml
+# Installed anew whenever the requirements change: a file for each set of extras. The
+# versions are those of constraints.txt; CI tests the lowest and the newest beside them.
+$(VENV)/.%: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
 	  sys.exit(v < (3, 11) and f"stablegrad-optax needs Python 3.11 or newer; {sys.executable} is {v.major}.{v.minor}. Try: make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[$*]'
 	@touch $@
 
 demo: $(VENV)/.examples
@@ -43,6 +45,14 @@ docs: $(VENV)/.dev
 
 overhead: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.overhead
+
+# Takes the newest versions of everything into constraints.txt.
+constraints:
+	$(PYTHON) -m venv --clear $(VENV)/newest
+	$(VENV)/newest/bin/python -m pip install --quiet '.[dev]'
+	(sed '/^[^#]/,$$d' constraints.txt; \
+	  $(VENV)/newest/bin/python -m pip freeze --exclude stablegrad-optax) > $(VENV)/constraints
+	mv $(VENV)/constraints constraints.txt
 
 clean:
 	rm -rf $(VENV) docs/_build dist

@@ -9,9 +9,9 @@ The floor keeps the gain continuous and bounded where the elements are nearly eq
 where std² would be rounding error.
 
 Squares leave the range of float32 below 1e-19 and above 1e+19, which vanishing and
-exploding gradients reach. There the same sums are taken of x / u, with u a power of two
-near the largest magnitude, and 1 where that is ordinary. Layers that fit in the cache are measured like that at once;
-for the others one condition decides whether any of them needs it.
+exploding gradients reach. There the same sums are taken of x / u, where u is a power of
+two near the largest magnitude. Layers that fit in the cache look for that magnitude at
+once; for the others one condition decides whether any of them has to.
 """
 
 import dataclasses

@@ -127,7 +127,7 @@ def test_measure_of_monitor(grads):
 
 
 def layer_column(table):
-    """The entries of the first column, without header and summary."""
+    """The elements of the first column, without header and summary."""
     lines = table.splitlines()[1:-1]
     width = table.splitlines()[0].index("leaf")
     return [cell for line in lines if (cell := line[:width].strip())]
@@ -153,7 +153,7 @@ def test_tabulate():
         "        kernel       2x16     float32   weight",
         "norm    scale        16       float32   unchanged",
         ".       temperature  scalar   float32   unchanged",
-        "6 layers, 4 with weights; 833 entries; 1 leaf of other dtypes unchanged",
+        "6 layers, 4 with weights; 833 elements; 1 leaf of other dtypes unchanged",
     ]
 
 
@@ -167,7 +167,7 @@ def test_layers_alike_are_folded():
     table = sg.tabulate({f"Dense_{i}": dense(8, 8) for i in range(64)})
     assert layer_column(table) == ["Dense_0 ... Dense_63 (64)"]
     assert len(table.splitlines()) == 4  # header, bias, kernel, summary
-    assert table.endswith("64 layers, 64 with weights; 4,608 entries")
+    assert table.endswith("64 layers, 64 with weights; 4,608 elements")
 
 
 def test_arrays_alike_in_a_list_are_folded():
@@ -211,11 +211,11 @@ def test_natural_order_where_the_ends_differ(depth):
 def test_grouping_options_change_the_table(grads):
     assert layer_column(sg.tabulate(grads, group_by="tree")) == ["."]
     everything = sg.tabulate(grads, is_weight=lambda path, leaf: True)
-    assert everything.endswith("3 layers, 3 with weights; 336 entries")
+    assert everything.endswith("3 layers, 3 with weights; 336 elements")
 
 
 def test_an_empty_tree():
-    assert sg.tabulate({}).endswith("0 layers, 0 with weights; 0 entries")
+    assert sg.tabulate({}).endswith("0 layers, 0 with weights; 0 elements")
 
 
 @pytest.mark.parametrize("function", [sg.tabulate, sg.layer_scales])

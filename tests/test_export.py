@@ -207,7 +207,8 @@ def test_the_exported_step_is_the_jitted_step(exported):
         got, expected = restored(got[0], *batch), step(expected[0], *batch)
         chex.assert_trees_all_equal_shapes_and_dtypes(got, expected)
         chex.assert_tree_all_finite(got)
-        chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-7)
+        # Adam divides an element's gradient by its own size, rounding error included.
+        chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_calls_of_a_platforms_library_are_seen():

@@ -157,8 +157,8 @@ def assume_clear(tree, grouping):
     try:
         find_layers(tree, grouping)
     except ValueError as error:
-        assert "must alternate" in str(error)
-        assume(False)
+        assume("must alternate" not in str(error))
+        raise
 
 
 def pieces(updates, grads, grouping):
@@ -198,7 +198,7 @@ def scale_by_definition(elements, statistic):
         scale = rms
     else:
         scale = max(elements.std(), rms / 16)
-    return scale, rms == 0 or (1e-36 < scale and rms < 0.99 / TINY)
+    return scale, rms == 0 or (scale > 1e-36 and rms < 0.99 / TINY)
 
 
 def assert_definition(piece, statistic, reference, max_gain):
