@@ -3,6 +3,8 @@
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,16 @@ def test_state_is_optax_s_empty_state():
     import optax
 
     assert sg.StableGradState is optax.EmptyState
+
+
+def test_importing_it_imports_little_beside_jax_and_optax():
+    """SciPy's optimisers alone take longer than the rest of the library."""
+    code = (
+        "import sys, jax, optax; before = set(sys.modules); import stablegrad_optax; "
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    loaded = set(result.stdout.split()) - sys.stdlib_module_names
+    assert loaded == {"stablegrad_optax"}

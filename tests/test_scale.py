@@ -273,6 +273,36 @@ def test_one_condition_for_the_whole_tree():
     assert text.count("cond[") == 2  # one within the other
 
 
+def layers_in_units(monkeypatch, *layers):
+    """How many large layers are measured in units of their largest magnitude."""
+    calls = []
+    in_units = _scale._in_units
+
+    def counted(layout, values):
+        calls.append(layout)
+        return in_units(layout, values)
+
+    monkeypatch.setattr(_scale, "_in_units", counted)
+    with jax.disable_jit():  # a condition runs the branch that it takes, and no other
+        scales([[Slices(jnp.asarray(x, jnp.float32), None)] for x in layers])
+    return len(calls)
+
+
+@pytest.mark.parametrize("extreme", [1e-30, 1e30, np.nan])
+def test_large_layers_are_measured_again_only_if_one_left_the_range(
+    extreme, monkeypatch
+):
+    x = normal(LARGE)
+    assert layers_in_units(monkeypatch, x, 1e-9 * x, 1e9 * x) == 0
+    assert layers_in_units(monkeypatch, x, extreme * x) == 2
+
+
+def test_a_layer_of_zeros_is_in_range(monkeypatch):
+    """A frozen layer, or an expert without tokens, makes no other layer slower."""
+    x = normal(LARGE)
+    assert layers_in_units(monkeypatch, x, 0 * x) == 0
+
+
 def test_small_layers_have_no_condition():
     text = str(jax.make_jaxpr(lambda: scale(jnp.zeros(SMALL)))())
     assert "cond[" not in text

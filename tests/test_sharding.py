@@ -496,6 +496,55 @@ def test_a_loss_averaged_over_devices_has_the_gradient_of_the_full_batch():
     assert_close(jax.jit(mapped)(params, *data), expected, rtol=1e-4, atol=1e-5)
 
 
+@DATA_PARALLEL
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_reference_of_parts_of_a_batch_is_that_of_the_whole(devices):
+    """Not the average of the parts' own: the scales of their gradients differ."""
+    params, (x, y) = network(), batch()
+    y = y * np.linspace(0, 3, len(y), dtype=np.float32)[:, None]
+
+    def averaged(predictions, x, y):
+        return jax.lax.pmean(mean_squared(predictions, x, y), "data")
+
+    def reference(params, x, y):
+        of_all = sg.value_and_grad_with_reference(predict, averaged, axis_name="data")
+        of_part = sg.value_and_grad_with_reference(predict, averaged)
+        parts = of_part(params, x, y)[-1]
+        return of_all(params, x, y)[-1], jax.lax.pmean(parts, "data")
+
+    mapped = jax.shard_map(
+        reference,
+        mesh=mesh((devices,)),
+        in_specs=(P(), P("data"), P("data")),
+        out_specs=P(),
+    )
+    got, average = jax.jit(mapped)(params, x, y)
+    at_once = sg.value_and_grad_with_reference(predict, mean_squared)
+    expected = jax.jit(at_once)(params, x, y)[-1]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert abs(average / expected - 1) > 0.01
+
+
+@pytest.mark.parametrize("axis_name", ["data", ["data", "model"]])
+def test_reference_scale_over_mesh_axes(axis_name):
+    rng = np.random.default_rng(0)
+    fields = {
+        name: rng.normal(size=(16, 3)) * np.logspace(0, -3, 16)[:, None]
+        for name in ("u", "v")
+    }
+    fields = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), fields)
+    shape = (8,) if axis_name == "data" else (4, 2)
+    mapped = jax.shard_map(
+        functools.partial(sg.reference_scale, axis_name=axis_name),
+        mesh=mesh(shape),
+        in_specs=P(axis_name if axis_name == "data" else tuple(axis_name)),
+        out_specs=P(),
+    )
+    np.testing.assert_allclose(
+        jax.jit(mapped)(fields), sg.reference_scale(fields), rtol=1e-5
+    )
+
+
 # --- Many networks at once ---
 
 
