@@ -134,7 +134,7 @@ def _describe(layer: _layers.Layer) -> list[_Row]:
         role = "weight" if leaf.is_weight else "scaled"
         if not layer.weights:
             role = "unchanged"
-        axis = layer.stack_axis_of(leaf)
+        axis = leaf.stack_axis
         if axis is not None:
             role += f", {leaf.length} slices on axis {axis}"
         name = _layers.path_name(leaf.path)

@@ -57,16 +57,16 @@ class Layer:
 
     name: str
     members: tuple[Leaf, ...]
-    length: int | None
 
     @property
     def weights(self) -> tuple[Leaf, ...]:
         """The leaves from which the scale of the layer is taken."""
         return tuple(leaf for leaf in self.members if leaf.is_weight)
 
-    def stack_axis_of(self, leaf: Leaf) -> int | None:
-        """The axis of a member along which gains differ; None if there is one gain."""
-        return None if self.length is None else leaf.stack_axis
+    @property
+    def length(self) -> int | None:
+        """How many layers are stacked in it; None if it is not stacked."""
+        return self.members[0].length
 
 
 def check_grouping(group_by: GroupBy) -> None:
@@ -94,38 +94,38 @@ def find_layers(
     modules = _modules(leaves, must_be_clear=group_by == "layer")
     if is_weight is None:
         leaves = _keep_highest_rank(leaves, modules)
+    if group_by == "tree":  # slices are pooled with everything else
+        leaves = [dataclasses.replace(leaf, stack_axis=None) for leaf in leaves]
     groups: dict[tuple[Hashable, bool], list[Leaf]] = collections.defaultdict(list)
     for leaf, module in zip(leaves, modules, strict=True):
-        # Slices are layers of their own; "tree" pools them with everything else. A leaf
-        # that is not stacked cannot share a gain with one slice among many.
-        stacked = leaf.stack_axis is not None and group_by != "tree"
-        groups[_group(leaf, module, group_by), stacked].append(leaf)
-    layers: list[Layer] = []
-    taken: set[str] = set()
-    for (key, stacked), members in groups.items():
+        # A leaf that is not stacked cannot share a gain with one slice among many.
+        is_stacked = leaf.stack_axis is not None
+        groups[_group(leaf, module, group_by), is_stacked].append(leaf)
+    layers: dict[str, Layer] = {}
+    for (key, _), members in groups.items():
         name = str(key) if callable(group_by) else path_name(cast(KeyPath, key))
-        length = _common_length(name, members) if stacked else None
-        name = _unused(name, taken)
-        taken.add(name)
-        layers.append(Layer(name, tuple(members), length))
-    return layers
+        _check_lengths(name, members)
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        name = next(n for n in itertools.chain([name], numbered) if n not in layers)
+        layers[name] = Layer(name, tuple(members))
+    return list(layers.values())
 
 
 def _group(leaf: Leaf, module: KeyPath, group_by: GroupBy) -> Hashable:
-    if callable(group_by):
-        key = group_by(leaf.key_path)
-        try:
-            hash(key)
-        except TypeError:
-            raise ValueError(
-                f"group_by must return something hashable, got {key!r} for leaf "
-                f"{path_name(leaf.path)!r}."
-            ) from None
-        return key
-    return {"layer": module, "leaf": leaf.path, "tree": ()}[group_by]
+    if not callable(group_by):
+        return {"layer": module, "leaf": leaf.path, "tree": ()}[group_by]
+    key = group_by(leaf.key_path)
+    try:
+        hash(key)
+    except TypeError:
+        raise ValueError(
+            f"group_by must return something hashable, got {key!r} for leaf "
+            f"{path_name(leaf.path)!r}."
+        ) from None
+    return key
 
 
-def _common_length(name: str, members: Sequence[Leaf]) -> int | None:
+def _check_lengths(name: str, members: Sequence[Leaf]) -> None:
     first = members[0]
     for leaf in members:
         if leaf.length != first.length:
@@ -134,13 +134,11 @@ def _common_length(name: str, members: Sequence[Leaf]) -> int | None:
                 f"{path_name(first.path)!r} and {leaf.length} in "
                 f"{path_name(leaf.path)!r}; one layer needs one length."
             )
-    return first.length
 
 
-def _unused(name: str, taken: set[str]) -> str:
-    """The name, or "name (2)", "name (3)", ... where it is taken."""
-    numbered = (f"{name} ({number})" for number in itertools.count(2))
-    return next(n for n in itertools.chain([name], numbered) if n not in taken)
+def path_name(path: KeyPath) -> str:
+    """A path as "encoder/0/kernel"; "." for the root of the tree."""
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "."
 
 
 # --- Leaves ---
@@ -172,14 +170,25 @@ def _describe_leaves(
 def _leaves_with_paths(tree: Any) -> Iterator[tuple[KeyPath, KeyPath, Any]]:
     """Key path, path and value of each leaf, in the order of `jax.tree.leaves`.
 
-    The key by which a flax Variable holds its array is no part of the path: a Variable
-    is not a module.
+    In the path, flat names such as "a/b/kernel" and "a.b.weight" are split, and the key
+    by which a flax Variable holds its array is left out: a Variable is not a module.
     """
     for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_variable):
         inner = jax.tree_util.tree_leaves_with_path(node)
         for rest, value in inner:
             key_path = (*path, *rest)
-            yield key_path, path if len(inner) == 1 else key_path, value
+            yield key_path, _split(path if len(inner) == 1 else key_path), value
+
+
+def _split(path: KeyPath) -> KeyPath:
+    *module, last = path or (None,)
+    # The parts are bare, unlike the keys of nested dicts: {"a": {"b": ...}} beside
+    # {"a/b/kernel": ...} is another module.
+    if isinstance(last, DictKey) and isinstance(last.key, str):
+        return (*module, *re.split("[/.]", last.key))
+    if isinstance(last, DictKey) and isinstance(last.key, tuple):
+        return (*module, *last.key)  # flax.traverse_util.flatten_dict
+    return path
 
 
 def _is_variable(node: Any) -> bool:
@@ -229,81 +238,26 @@ def _keep_highest_rank(
 
 
 def _modules(leaves: Sequence[Leaf], must_be_clear: bool) -> list[KeyPath]:
-    """For each leaf the enclosing module, or in a flat sequence its weight."""
-    split = [_split_path(leaf.path) for leaf in leaves]
-    modules = [module for module, _ in split]
-    sequences: dict[KeyPath, list[int]] = collections.defaultdict(list)
-    for position, (module, key) in enumerate(split):
-        if _index(key) is not None:
-            sequences[module].append(position)
-    for module, positions in sequences.items():
-        positions.sort(key=lambda p: cast(int, _index(split[p][1])))
-        owners = _owners([leaves[p] for p in positions], must_be_clear)
-        for position, owner in zip(positions, owners, strict=True):
-            if owner is not None:
-                modules[position] = (*module, split[positions[owner]][1])
+    """For each leaf the path of its module, or of its weight in a flat sequence."""
+    modules = [leaf.path[:-1] for leaf in leaves]
+    sequences: dict[KeyPath, dict[int, int]] = collections.defaultdict(dict)
+    for position, leaf in enumerate(leaves):
+        index = _index(leaf.path)
+        if index is not None:
+            sequences[modules[position]][index] = position
+    for positions in sequences.values():
+        items = {index: leaves[p] for index, p in sorted(positions.items())}
+        for index, owner in _owners(items, must_be_clear).items():
+            modules[positions[index]] = owner.path
     return modules
 
 
-def _owners(items: Sequence[Leaf], must_be_clear: bool) -> Sequence[int | None]:
-    """For each item of a flat sequence the position of the weight that it goes with.
-
-    With one weight or none, as in (W, b), the sequence is one module: None. Weights
-    alone are layers of their own; in [W1, b1, W2, b2] each other leaf goes with the
-    weight before it. In other mixtures that is a guess.
-
-    Raises:
-      ValueError: if it is a guess and `must_be_clear`.
-    """
-    first = next((i for i, leaf in enumerate(items) if leaf.is_weight), 0)
-    owners = [first]
-    for i, leaf in enumerate(items[1:], start=1):
-        is_next = leaf.is_weight and not _is_convolution_bias(leaf, items[owners[-1]])
-        owners.append(max(i, first) if is_next else owners[-1])
-    is_weight = [i == owner and items[i].is_weight for i, owner in enumerate(owners)]
-    if sum(is_weight) < 2:
-        return [None] * len(items)
-    alternates = all(w == (i % 2 == 0) for i, w in enumerate(is_weight))
-    if must_be_clear and not all(is_weight) and not alternates:
-        names = ", ".join(f"{path_name(leaf.path)!r} {leaf.shape}" for leaf in items)
-        raise ValueError(
-            "a flat sequence with several weights beside other leaves must alternate, "
-            f"as in [W1, b1, W2, b2]; got {names}. Say by group_by which of them form "
-            'a layer: a callable of the key path, or "leaf".'
-        )
-    return owners
-
-
-def _is_convolution_bias(leaf: Leaf, weight: Leaf) -> bool:
-    """Whether the shapes are those of Equinox: (C, 1, 1) and (C, I, h, w)."""
-    channels, *others = weight.slice_shape or (0,)
-    return len(others) > 1 and leaf.slice_shape == (channels, *[1] * (len(others) - 1))
-
-
-def _split_path(path: KeyPath) -> tuple[KeyPath, Any]:
-    """The enclosing module and the last key.
-
-    Flat names such as "a/b/kernel" and "a.b.weight" are split.
-    """
-    if not path:
-        return (), None
-    *module, last = path
-    if isinstance(last, DictKey):
-        if isinstance(last.key, str):
-            # Bare strings, unlike the keys of nested dicts: {"a": {"b": ...}} beside
-            # {"a/b/kernel": ...} is another module.
-            *prefix, name = re.split("[/.]", last.key)
-            return (*module, *prefix), name
-        if isinstance(last.key, tuple) and last.key:  # flax.traverse_util.flatten_dict
-            return (*module, *last.key[:-1]), DictKey(last.key[-1])
-    return tuple(module), last
-
-
-def _index(key: Any) -> int | None:
-    """The position of an item of a sequence; None for a key that is a name.
+def _index(path: KeyPath) -> int | None:
+    """The position of an item of a sequence; None for a leaf with a name.
 
     State dicts hold the items of a list by integers (NNX) or their digits (Linen).
     """
+    key = path[-1] if path else None
     if isinstance(key, SequenceKey):
         return key.idx
     if isinstance(key, DictKey | FlattenedIndexKey):
@@ -313,15 +267,41 @@ def _index(key: Any) -> int | None:
     return int(key) if isinstance(key, str) and key.isdecimal() else None
 
 
-def path_name(path: Sequence[Any]) -> str:
-    """A key path as "encoder/0/kernel"; "." for the root of the tree."""
-    return "/".join(_key_name(key) for key in path) or "."
+def _owners(items: dict[int, Leaf], must_be_clear: bool) -> dict[int, Leaf]:
+    """For each item of a flat sequence the weight that it goes with.
+
+    Empty if the sequence is one module: with one weight or none, as in (W, b). Weights
+    alone are layers of their own; in [W1, b1, W2, b2] each other leaf goes with the
+    weight before it. In other mixtures that is a guess.
+
+    Raises:
+      ValueError: if it is a guess and `must_be_clear`.
+    """
+    owner = next((leaf for leaf in items.values() if leaf.is_weight), None)
+    if owner is None:
+        return {}
+    owners = {}
+    for index, leaf in items.items():
+        if leaf.is_weight and not _is_convolution_bias(leaf, owner):
+            owner = leaf
+        owners[index] = owner
+    is_weight = {index: owners[index] is leaf for index, leaf in items.items()}
+    if sum(is_weight.values()) < 2:
+        return {}
+    # By indices, since items may be masked.
+    first = min(items)
+    alternates = all(w == ((i - first) % 2 == 0) for i, w in is_weight.items())
+    if must_be_clear and not all(is_weight.values()) and not alternates:
+        names = [f"{path_name(leaf.path)!r} {leaf.shape}" for leaf in items.values()]
+        raise ValueError(
+            "a flat sequence with several weights beside other leaves must alternate, "
+            f"as in [W1, b1, W2, b2]; got {', '.join(names)}. Say by group_by which of "
+            'them form a layer: a callable of the key path, or "leaf".'
+        )
+    return owners
 
 
-def _key_name(key: Any) -> str:
-    for attribute in ("key", "idx", "name"):
-        if hasattr(key, attribute):
-            value = getattr(key, attribute)
-            is_flat = isinstance(value, tuple)
-            return "/".join(map(str, value)) if is_flat else str(value)
-    return str(key)
+def _is_convolution_bias(leaf: Leaf, weight: Leaf) -> bool:
+    """Whether the shapes are those of Equinox: (C, 1, 1) and (C, I, h, w)."""
+    channels, *others = weight.slice_shape or (0,)
+    return len(others) > 1 and leaf.slice_shape == (channels, *[1] * (len(others) - 1))

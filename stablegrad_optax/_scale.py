@@ -89,7 +89,7 @@ def layer_scales(
     layers = [layer for layer in layers if layer.weights]
     slices = [
         [
-            Slices(jnp.asarray(leaves[leaf.index]), layer.stack_axis_of(leaf))
+            Slices(jnp.asarray(leaves[leaf.index]), leaf.stack_axis)
             for leaf in layer.weights
         ]
         for layer in layers

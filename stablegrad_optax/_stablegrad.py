@@ -140,7 +140,7 @@ def stablegrad(
                 leaves[leaf.index] = _scale.rescale(
                     jnp.asarray(leaves[leaf.index]),
                     gain,
-                    layer.stack_axis_of(leaf),
+                    leaf.stack_axis,
                     _can_overflow(leaf),
                 )
         return jax.tree.unflatten(treedef, leaves), state

@@ -174,7 +174,7 @@ def pieces(updates, grads, grouping):
         def part(tree, i, layer=layer):
             leaves = jax.tree.leaves(tree)
             values = [np.asarray(leaves[leaf.index]) for leaf in layer.members]
-            axes = [layer.stack_axis_of(leaf) for leaf in layer.members]
+            axes = [leaf.stack_axis for leaf in layer.members]
             return [
                 x if axis is None else x.take(i, axis)
                 for x, axis in zip(values, axes, strict=True)

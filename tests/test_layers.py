@@ -384,6 +384,14 @@ def test_a_mixed_sequence_is_an_error_that_names_its_leaves(container, kinds):
     assert list(sg.layer_scales(tree, group_by=lambda path: "all")) == ["all"]
 
 
+def test_a_masked_item_leaves_the_others_where_they_are():
+    W1, b1, W2, b2 = sequence(list, "WbWb")
+    assert members_by_layer([W1, optax.MaskedNode(), W2, b2]) == {
+        "0": {np.asarray(W1).tobytes()},
+        "2": {np.asarray(W2).tobytes(), np.asarray(b2).tobytes()},
+    }
+
+
 def test_a_coefficient_beside_a_network_in_a_flat_list():
     W, b = jnp.ones((3, 3)), jnp.ones(3)
     with pytest.raises(ValueError, match=r"'4' \(\).*group_by"):
