@@ -124,7 +124,7 @@ class _Row:
 
 
 def _slices(layer: _layers.Layer) -> int:
-    """How many layers an entry of the table stands for."""
+    """How many layers a row of the table stands for."""
     return 1 if layer.length is None else layer.length
 
 

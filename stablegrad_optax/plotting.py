@@ -71,7 +71,7 @@ def plot_layer_scales(
     columns = np.arange(rows.shape[1]) if steps is None else np.asarray(steps)
     if columns.shape != (rows.shape[1],):
         raise ValueError(
-            f"steps must have one entry for each of the {rows.shape[1]} steps of the "
+            f"steps must have one element for each of the {rows.shape[1]} steps of the "
             f"history, got shape {columns.shape}."
         )
     ax = plt.gca() if ax is None else ax
@@ -136,7 +136,7 @@ def _stack(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:
-    """The borders of cells around their centres, of width one if there is but one."""
+    """The borders of cells around their centres; a single cell has width one."""
     if len(centres) == 1:
         return centres[0] + np.array([-0.5, 0.5])
     between = (centres[:-1] + centres[1:]) / 2

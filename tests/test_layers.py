@@ -23,7 +23,7 @@ INPUTS = jnp.ones((2, 3))
 
 
 def random_like(tree, seed=0):
-    """Elements all different, each leaf of its own size: values tell leaves apart."""
+    """Distinct elements, and a size for each leaf: values tell leaves apart."""
     rng = np.random.default_rng(seed)
 
     def fill(leaf):
@@ -385,7 +385,7 @@ def test_a_mixed_sequence_is_an_error_that_names_its_leaves(container, kinds):
 
 
 def test_a_masked_item_leaves_the_others_where_they_are():
-    W1, b1, W2, b2 = sequence(list, "WbWb")
+    W1, _, W2, b2 = sequence(list, "WbWb")
     assert members_by_layer([W1, optax.MaskedNode(), W2, b2]) == {
         "0": {np.asarray(W1).tobytes()},
         "2": {np.asarray(W2).tobytes(), np.asarray(b2).tobytes()},

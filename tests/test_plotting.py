@@ -209,7 +209,7 @@ def test_empty_history(history):
 
 @pytest.mark.parametrize("steps", [range(3), range(5), [[0, 1, 2, 3]]], ids=repr)
 def test_steps_of_another_length(steps):
-    with pytest.raises(ValueError, match="one entry for each of the 4 steps"):
+    with pytest.raises(ValueError, match="one element for each of the 4 steps"):
         sg.plotting.plot_layer_scales(HISTORY, steps=steps)
 
 

@@ -75,7 +75,7 @@ def check_layers(opt_state, layers, reference=1.0):
 
 
 def check_same_layers(layers, expected):
-    """Pairs of weight and bias that agree but for roundings."""
+    """Pairs of weight and bias that agree up to rounding error."""
     for got, wanted in zip(_to_numpy(layers), _to_numpy(expected), strict=True):
         for one, other in zip(got, wanted, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
