@@ -10,30 +10,22 @@ python -m benchmarks.image_steps --width-multiplier 1 --data fashion-mnist \
 """
 
 import dataclasses
-import json
-import random
-import statistics
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
-import tyro
-from rich import box
-from rich.console import Console
+import rich
 from rich.progress import track
-from rich.table import Table
 
-from benchmarks.overhead import environment
+from benchmarks import common
+from examples.common.runs import RunError
 from examples.image_classification.config import Config, DataName, ModelName, Optimizer
 from examples.image_classification.train import Program
 
-WITH_BATCH_NORM = "BatchNorm"
-WITHOUT = "nothing"
 CONTROLS: dict[str, dict[str, Any]] = {
-    WITH_BATCH_NORM: {"norm": "batch", "scale_control": "none"},
-    WITHOUT: {"norm": "none", "scale_control": "none"},
+    "BatchNorm": {"norm": "batch", "scale_control": "none"},
+    "nothing": {"norm": "none", "scale_control": "none"},
     "clip": {"norm": "none", "scale_control": "clip"},
     "agc": {"norm": "none", "scale_control": "agc"},
     "stablegrad": {"norm": "none", "scale_control": "stablegrad"},
@@ -42,7 +34,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(common.Options):
     """What a training step of an image classifier costs, over that with BatchNorm."""
 
     model: ModelName = "resnet50"
@@ -54,84 +46,44 @@ class Options:
     dtype: Literal["float32", "bfloat16"] = "float32"
     rounds: int = 20
     """Timed steps for each method."""
-    out: Path | None = None
-    """JSON file for the results; none by default."""
 
 
-class Steps:
-    """A training program whose steps are called one by one."""
-
-    def __init__(self, config: Config):
-        program = Program(config)
-        program.start()
-        self._functions, self._state = program.functions, program.state
-        first = next(program.batches())
-        self._batch = program.layout.put(first)
-        self.compile_seconds = self._functions.compile(*self._arguments())
-        self()  # the first call is slower
-
-    def __call__(self) -> float:
-        """Seconds of a step."""
-        start = time.perf_counter()
-        self._state, report = self._functions.advance(*self._arguments())
-        jax.block_until_ready((self._state, report))
-        return time.perf_counter() - start
-
-    def _arguments(self):
-        return self._state, self._batch, np.int32(1), np.uint32(0), np.float32(1e-4)
+def compiled_step(config: Config) -> tuple[float, Callable[[], float]]:
+    """Compile seconds, and a function that makes a step and returns its time."""
+    program = Program(config)
+    program.start()
+    functions = program.functions
+    batch = program.layout.put(next(program.batches()))
+    others = batch, np.int32(1), np.uint32(0), np.float32(1e-4)
+    seconds = functions.compile(program.state, *others)
+    step = common.repeated(lambda s: functions.advance(s, *others)[0], program.state)
+    return seconds, step
 
 
 def measure(options: Options) -> dict[str, dict[str, Any]]:
     """Compile seconds and the seconds of each step, by method."""
     settings = dataclasses.asdict(options)
     del settings["rounds"], settings["out"]
-    steps = {
-        name: Steps(Config(out=Path(), **settings, **control))
+    compiled = {
+        name: compiled_step(Config(out=Path(), **settings, **control))
         for name, control in track(CONTROLS.items(), "compiling")
     }
-    found: dict[str, dict[str, Any]] = {
-        name: {"compile_seconds": step.compile_seconds, "seconds": []}
-        for name, step in steps.items()
+    steps = {name: step for name, (_, step) in compiled.items()}
+    return {
+        name: {"compile_seconds": compiled[name][0], "seconds": seconds}
+        for name, seconds in common.in_turns(steps, options.rounds, "steps").items()
     }
-    order = random.Random(0)
-    for _ in track(range(options.rounds), "steps"):
-        for name in order.sample(sorted(steps), len(steps)):
-            found[name]["seconds"].append(steps[name]())
-    return found
-
-
-def ratio(found: dict[str, dict[str, Any]], name: str, over: str) -> float:
-    """Of the medians of two methods."""
-    medians = (statistics.median(found[x]["seconds"]) for x in (name, over))
-    return next(medians) / next(medians)
-
-
-def table(found: dict[str, dict[str, Any]], batch_size: int) -> Table:
-    rendered = Table(box=box.SIMPLE_HEAD)
-    rendered.add_column("instead of BatchNorm")
-    for column in ("images/s", "over BatchNorm", "over nothing", "compile s"):
-        rendered.add_column(column, justify="right")
-    for name, numbers in found.items():
-        rendered.add_row(
-            name,
-            f"{batch_size / statistics.median(numbers['seconds']):.0f}",
-            f"{ratio(found, name, WITH_BATCH_NORM):.2f}",
-            f"{ratio(found, name, WITHOUT):.2f}",
-            f"{numbers['compile_seconds']:.1f}",
-        )
-    return rendered
 
 
 def main(options: Options) -> None:
-    console = Console()
     found = measure(options)
-    console.print(table(found, options.batch_size))
-    if options.out is not None:
-        settings = dataclasses.asdict(options) | {"data_dir": None, "out": None}
-        record = environment() | {"settings": settings, "methods": found}
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
-        console.print(f"Numbers: {options.out}", soft_wrap=True)
+    title = f"steps of {options.model}, {options.batch_size} images"
+    rich.print(common.time_table(title, found, compile_seconds=".1f"))
+    common.save(options, {"methods": found})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    try:
+        common.run(Options, main)
+    except RunError as error:
+        common.fail(error)

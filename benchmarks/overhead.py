@@ -2,45 +2,41 @@
 
 python -m benchmarks.overhead [--rounds 40] [--leaves 1000] [--out FILE.json]
 
-Two tables, each a ratio within this run:
-- time of a jitted, donated update on the tree of a ResNet-50 (161 leaves, 25.6 million
-  float32 parameters), methods in random order in each round, median over rounds;
-- trace and compile time on trees of many small leaves, where a transform that emits
-  much code for each leaf shows.
+Two tables, on whatever device JAX finds first, each of ratios within this run:
+- the time of a jitted, donated update of a ResNet-50 (161 leaves, 25.6 million float32
+  parameters), methods in random order in each round, median over rounds;
+- the time to trace and compile for trees of many small leaves, which shows a
+  transformation that emits much code for each leaf.
 """
 
 import dataclasses
-import json
-import platform
-import random
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
-from rich.console import Console
+import rich
 from rich.progress import track
 from rich.table import Table
 
 import stablegrad_optax as sg
+from benchmarks import common
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(common.Options):
     """What StableGrad costs in front of adam, beside what people use instead."""
 
     rounds: int = 40
     """Timed updates for each method."""
     leaves: int = 1000
     """Leaves of the trees for the compile times."""
-    out: Path | None = None
-    """JSON file for the results; none by default."""
+
+    def check(self) -> None:
+        super().check()
+        if self.leaves < 2:
+            raise ValueError(f"leaves must be at least 2, got {self.leaves}")
 
 
 def methods() -> dict[str, optax.GradientTransformation]:
@@ -56,7 +52,7 @@ def methods() -> dict[str, optax.GradientTransformation]:
     }
 
 
-def resnet50_shapes() -> dict[str, dict[str, tuple[int, ...]]]:
+def resnet50_shapes() -> dict[str, Any]:
     """The parameters of a ResNet-50 with BatchNorm: 161 leaves."""
 
     def conv(size, n, m):
@@ -80,9 +76,9 @@ def resnet50_shapes() -> dict[str, dict[str, tuple[int, ...]]]:
     return tree | {"head": {"kernel": (2048, 1000), "bias": (1000,)}}
 
 
-def dense_shapes(leaves: int) -> dict[str, dict[str, tuple[int, ...]]]:
+def dense_shapes(leaves: int) -> dict[str, Any]:
     """Small dense layers, a kernel and a bias each."""
-    layer: dict[str, tuple[int, ...]] = {"kernel": (32, 32), "bias": (32,)}
+    layer = {"kernel": (32, 32), "bias": (32,)}
     return {f"Dense_{i}": layer for i in range(leaves // 2)}
 
 
@@ -96,41 +92,35 @@ def random_tree(shapes: Any, scale: float) -> Any:
 
 
 def compiled_step(front: optax.GradientTransformation, params: Any):
-    """The compiled step of `front` before adam, and the seconds it took to get it."""
+    """The step of `front` before adam, and the seconds to trace and compile it."""
     tx = optax.chain(front, optax.adam(1e-3))
 
-    def step(params, state, grads):
+    def step(carry, grads):
+        params, state = carry
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    state = tx.init(params)
+    carry = params, tx.init(params)
     jax.clear_caches()
-    start = time.perf_counter()
-    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params)
-    traced = time.perf_counter()
-    compiled = lowered.compile()
-    return compiled, state, (traced - start, time.perf_counter() - traced)
+    jitted = jax.jit(step, donate_argnums=0)
+    tracing, lowered = common.seconds_of(jitted.lower, carry, params)
+    compiling, compiled = common.seconds_of(lowered.compile)
+    return compiled, carry, (tracing, compiling)
 
 
 def update_times(rounds: int) -> dict[str, list[float]]:
-    """Seconds of each update, for each method."""
+    """Seconds of each update of a ResNet-50, for each method."""
     params = random_tree(resnet50_shapes(), 0.1)
     grads = random_tree(resnet50_shapes(), 1e-3)
-    runs: dict[str, tuple[Callable[..., Any], Any]] = {}
-    for name, front in methods().items():
-        step, state, _ = compiled_step(front, params)
-        # Donated: each method has its own parameters and state.
-        runs[name] = step, step(jax.tree.map(jnp.copy, params), state, grads)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    order = random.Random(0)
-    for _ in track(range(rounds), "updates of a ResNet-50"):
-        for name in order.sample(sorted(runs), len(runs)):
-            step, carry = runs[name]
-            start = time.perf_counter()
-            carry = jax.block_until_ready(step(*carry, grads))
-            seconds[name].append(time.perf_counter() - start)
-            runs[name] = step, carry
-    return seconds
+
+    def timed(front):
+        step, carry, _ = compiled_step(front, params)
+        # Donated: each method has parameters and state of its own.
+        carry = jax.tree.map(jnp.copy, carry)
+        return common.repeated(lambda carry: step(carry, grads), carry)
+
+    updates = {name: timed(front) for name, front in methods().items()}
+    return common.in_turns(updates, rounds, "updates of a ResNet-50")
 
 
 def compile_times(leaves: int) -> dict[str, tuple[float, float]]:
@@ -138,81 +128,30 @@ def compile_times(leaves: int) -> dict[str, tuple[float, float]]:
     params = random_tree(dense_shapes(leaves), 0.1)
     compiled_step(optax.identity(), random_tree(dense_shapes(2), 0.1))  # warm up
     return {
-        name: compiled_step(front, params)[2]
+        name: compiled_step(front, params)[-1]
         for name, front in track(methods().items(), "compiling")
     }
 
 
-def update_table(seconds: dict[str, list[float]]) -> Table:
-    alone = np.median(seconds["adam alone"])
-    table = Table(title="update of front + adam, ResNet-50: time over adam alone")
-    for column in ("in front of adam", "median ms", "ratio", "quartiles"):
-        table.add_column(column, justify="left" if "adam" in column else "right")
-    for name, times in seconds.items():
-        low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
-        table.add_row(
-            name,
-            f"{1e3 * median:.1f}",
-            f"{median / alone:.2f}",
-            f"{low / alone:.2f} - {high / alone:.2f}",
-        )
-    return table
-
-
 def compile_table(compiling: dict[str, tuple[float, float]], leaves: int) -> Table:
-    rms = sum(compiling["clip_by_block_rms"])
-    table = Table(title=f"trace and compile, {leaves} leaves")
-    for column in (
-        "in front of adam",
-        "trace s",
-        "compile s",
-        "over clip_by_block_rms",
-    ):
-        table.add_column(column, justify="left" if "adam" in column else "right")
-    for name, (trace, compile_) in compiling.items():
-        ratio = (trace + compile_) / rms
-        table.add_row(name, f"{trace:.1f}", f"{compile_:.1f}", f"{ratio:.2f}")
+    columns = ("", "trace s", "compile s", "over clip_by_block_rms")
+    table = Table(*columns, title=f"trace and compile, {leaves} leaves")
+    reference = sum(compiling["clip_by_block_rms"])
+    for name, (trace, xla) in compiling.items():
+        ratio = (trace + xla) / reference
+        table.add_row(name, f"{trace:.1f}", f"{xla:.1f}", f"{ratio:.2f}")
     return table
-
-
-def environment() -> dict[str, Any]:
-    """The machine and the versions that a record was made with."""
-    return {
-        "machine": platform.machine(),
-        "device": jax.devices()[0].device_kind,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "optax": optax.__version__,
-        "stablegrad_optax": sg.__version__,
-    }
-
-
-def measure(rounds: int, leaves: int, console: Console) -> dict[str, Any]:
-    """Measures and shows both tables, and returns their numbers."""
-    seconds = update_times(rounds)
-    console.print(update_table(seconds))
-    compiling = compile_times(leaves)
-    console.print(compile_table(compiling, leaves))
-    return {
-        "dtype": "float32",
-        "update_seconds": seconds,
-        "leaves": leaves,
-        "trace_and_compile_seconds": compiling,
-    }
 
 
 def main(options: Options) -> None:
-    console = Console()
-    numbers = measure(options.rounds, options.leaves, console)
-    if options.out is not None:
-        record = environment() | numbers
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
-        console.print(f"Numbers: {options.out}")
+    seconds = update_times(options.rounds)
+    found = {name: {"seconds": times} for name, times in seconds.items()}
+    rich.print(common.time_table("update of a ResNet-50, with adam", found))
+    compiling = compile_times(options.leaves)
+    rich.print(compile_table(compiling, options.leaves))
+    numbers = {"update_seconds": seconds, "trace_and_compile_seconds": compiling}
+    common.save(options, numbers)
 
 
 if __name__ == "__main__":
-    parsed = tyro.cli(Options)
-    if parsed.rounds < 1 or parsed.leaves < 2:
-        print("error: rounds must be at least 1 and leaves at least 2", file=sys.stderr)
-        sys.exit(2)
-    main(parsed)
+    common.run(Options, main)
