@@ -1,14 +1,8 @@
-"""Settings that hold for every test: eight CPU devices, and hypothesis profiles."""
+"""Settings that hold for every test: the devices, and hypothesis profiles."""
 
 import json
 import os
 from pathlib import Path
-
-# Before JAX is imported: sharding is tested on devices that any machine has.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
-os.environ["JAX_PLATFORMS"] = "cpu"
 
 import hypothesis
 import jax
@@ -68,9 +62,16 @@ def pytest_addoption(parser):
         type=Path,
         help="JSON file for the outcomes of tests marked `compatible`",
     )
+    parser.addoption(
+        "--platform",
+        choices=("cpu", "gpu", "tpu"),
+        default="cpu",
+        help="where to run tests/device; every other test is for eight CPU devices",
+    )
 
 
 def pytest_configure(config):
+    _choose_platform(config.getoption("--platform"))
     config.addinivalue_line(
         "markers",
         "compatible(kind, name): shows that StableGrad works with `name`, a wrapper, "
@@ -81,6 +82,20 @@ def pytest_configure(config):
     report = config.getoption("--compatibility-report")
     if report is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_CompatibilityReport(report))
+
+
+def _choose_platform(platform):
+    """Before JAX starts any backend, here and in the processes that tests start."""
+    if platform == "cpu":
+        # Sharding is tested on devices that any machine has.
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8"
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        jax.config.update("jax_platforms", "cpu")
+    elif jax.default_backend() != platform:
+        raise pytest.UsageError(
+            f"--platform {platform}: JAX runs on {jax.default_backend()} here"
+        )
 
 
 def pytest_collection_modifyitems(items):

@@ -11,8 +11,9 @@ from stablegrad_optax import __version__
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_record_holds_every_step(tmp_path, monkeypatch, capsys):
-    without = dict(list(image_steps.CONTROLS.items())[:2])
-    monkeypatch.setattr(image_steps, "CONTROLS", without)
+    # One program, since compiling it is what takes the time here.
+    first = dict(list(image_steps.CONTROLS.items())[:1])
+    monkeypatch.setattr(image_steps, "CONTROLS", first)
     out = tmp_path / "steps.json"
     options = image_steps.Options(
         model="resnet18", width_multiplier=0.125, batch_size=8, rounds=2, out=out
@@ -21,8 +22,7 @@ def test_record_holds_every_step(tmp_path, monkeypatch, capsys):
     record = json.loads(out.read_text())
     assert record["stablegrad_optax"] == __version__
     assert record["settings"]["batch_size"] == 8
-    assert list(record["methods"]) == ["BatchNorm", "nothing"]
-    for numbers in record["methods"].values():
-        assert np.shape(numbers["seconds"]) == (2,)
-        assert min(numbers["seconds"]) > 0
+    (numbers,) = record["methods"].values()
+    assert np.shape(numbers["seconds"]) == (2,)
+    assert min(numbers["seconds"]) > 0 < numbers["compile_seconds"]
     assert "over BatchNorm" in capsys.readouterr().out
