@@ -123,7 +123,8 @@ def test_derivative():
     @jax.jit
     @jax.grad
     def gradient(grads):
-        return sum(map(jnp.vdot, weights, jitted_update()(grads)))
+        updates = jitted_update()(grads)
+        return sum(jnp.sum(w * u) for w, u in zip(weights, updates, strict=True))
 
     for exponent in ORDINARY:
         grads = [random_layer(n, exponent)["kernel"] for n in WIDTHS]
