@@ -130,7 +130,7 @@ def save(options: Options, results: Mapping[str, Any]) -> dict[str, Any]:
         **results,
     }
     if options.out is not None:
-        # Five digits are more than any timing deserves.
+        # No timing is accurate to more than five digits.
         rounded = json.loads(
             json.dumps(record), parse_float=lambda x: float(f"{float(x):.5g}")
         )

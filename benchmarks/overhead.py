@@ -5,8 +5,8 @@ python -m benchmarks.overhead [--rounds 40] [--leaves 1000] [--out FILE.json]
 Two tables, on whatever device JAX finds first, each of ratios within this run:
 - the time of a jitted, donated update of a ResNet-50 (161 leaves, 25.6 million float32
   parameters), methods in random order in each round, median over rounds;
-- the time to trace and compile for trees of many small leaves, which shows a
-  transformation that emits much code for each leaf.
+- the time to trace and compile for trees of many small leaves, which shows how much
+  code a transformation emits for each leaf.
 """
 
 import dataclasses

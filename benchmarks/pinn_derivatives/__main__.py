@@ -20,7 +20,7 @@ from benchmarks.pinn_derivatives.figure import draw
 from benchmarks.pinn_derivatives.measure import compile_seconds, measure
 from benchmarks.pinn_derivatives.methods import METHODS, Function, inputs
 
-# Accelerators multiply at less by default, which spoils second derivatives.
+# Accelerators default to less, which spoils second derivatives.
 MATMUL_PRECISION = "highest"
 
 TOLERANCE = 1e-5
@@ -40,18 +40,18 @@ class Options(common.Options):
     rounds: int = 9
     """Timed steps for each method."""
     methods: tuple[str, ...] = ()
-    """Beginnings of the names of those to compare with ours; all by default."""
+    """Prefixes of the names of the methods to compare with ours; all by default."""
     compile_depths: tuple[int, ...] = (4, 64, 128)
     """Depths at which to compile the training program."""
     compile_rounds: int = 3
-    """Times that it is compiled at each depth."""
+    """Compilations at each depth."""
 
     def check(self) -> None:
         super().check()
-        for beginning in self.methods:
-            if not any(name.startswith(beginning) for name in METHODS):
+        for prefix in self.methods:
+            if not any(name.startswith(prefix) for name in METHODS):
                 names = "; ".join(METHODS)
-                raise ValueError(f"no method begins with {beginning!r}; use {names}")
+                raise ValueError(f"no method begins with {prefix!r}; use {names}")
 
     def chosen(self) -> dict[str, Function]:
         """The methods to compare; the first of all is always among them."""
