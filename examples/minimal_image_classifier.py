@@ -13,9 +13,6 @@ fast a layer learns. They bring all layers to the scale of the prediction gradie
 paper's reference, which is a by-product of the backward pass.
 """
 
-from collections.abc import Callable
-from itertools import pairwise
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,20 +23,18 @@ from sklearn.model_selection import train_test_split
 
 import stablegrad_optax as sg
 
-WIDTHS = (16, 16, 32, 32, 64, 64)  # channels of each residual block
-EPOCHS = 8
+WIDTH = 32  # channels of every layer
+BLOCKS_PER_STAGE = 2
+EPOCHS = 12
 BATCH_SIZE = 64
 LEARNING_RATE = 0.2
 
 
-def conv(
-    in_width: int, width: int, size: int, stride: int = 1, *, rngs: nnx.Rngs
-) -> nnx.Conv:
+def conv(in_channels: int, *, rngs: nnx.Rngs) -> nnx.Conv:
     return nnx.Conv(
-        in_width,
-        width,
-        (size, size),
-        strides=stride,
+        in_channels,
+        WIDTH,
+        (3, 3),
         use_bias=False,
         # Keeps the size of activations through convolution and ReLU.
         kernel_init=sg.initializers.variance_preserving(nnx.relu),
@@ -48,35 +43,29 @@ def conv(
 
 
 class Block(nnx.Module):
-    """Two convolutions and a shortcut; halves the image where the width changes."""
+    """Two convolutions and a shortcut."""
 
-    def __init__(self, in_width: int, width: int, rngs: nnx.Rngs):
-        stride = 1 if width == in_width else 2
-        self.conv1 = conv(in_width, width, 3, stride, rngs=rngs)
-        self.conv2 = conv(width, width, 3, rngs=rngs)
-        self.shortcut: Callable[[jax.Array], jax.Array] = (
-            nnx.identity if stride == 1 else conv(in_width, width, 1, stride, rngs=rngs)
-        )
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv1 = conv(WIDTH, rngs=rngs)
+        self.conv2 = conv(WIDTH, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch = self.conv2(nnx.relu(self.conv1(x)))
-        return nnx.relu(self.shortcut(x) + branch)
+        return nnx.relu(x + self.conv2(nnx.relu(self.conv1(x))))
 
 
 class ResNet(nnx.Module):
-    """A stem, residual blocks, the mean over pixels and a linear classifier."""
+    """Stages of residual blocks at 8 x 8, 4 x 4 and 2 x 2 pixels."""
 
     def __init__(self, rngs: nnx.Rngs):
-        self.stem = conv(1, WIDTHS[0], 3, rngs=rngs)
-        self.blocks = nnx.List(
-            Block(in_width, width, rngs)
-            for in_width, width in pairwise((WIDTHS[0], *WIDTHS))
-        )
-        self.classifier = nnx.Linear(WIDTHS[-1], 10, rngs=rngs)
+        self.stem = conv(1, rngs=rngs)
+        self.blocks = nnx.List(Block(rngs) for _ in range(3 * BLOCKS_PER_STAGE))
+        self.classifier = nnx.Linear(WIDTH, 10, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = nnx.relu(self.stem(images))
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
+            if i in (BLOCKS_PER_STAGE, 2 * BLOCKS_PER_STAGE):
+                x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
             x = block(x)
         return self.classifier(x.mean(axis=(1, 2)))
 
@@ -111,21 +100,24 @@ def main(epochs: int = EPOCHS, seed: int = 0) -> float:
     images = jnp.asarray(digits.images[..., None] / 16, jnp.float32)
     labels = jnp.asarray(digits.target)
     train, test = train_test_split(
-        np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0
+        np.arange(len(labels)), test_size=0.2, stratify=digits.target, random_state=0
     )
     steps_per_epoch = len(train) // BATCH_SIZE
+    steps = epochs * steps_per_epoch
 
-    rngs = nnx.Rngs(seed)
-    model = ResNet(rngs)
+    model = ResNet(nnx.Rngs(seed))
     print(sg.tabulate(nnx.state(model, nnx.Param)))
-    schedule = optax.cosine_decay_schedule(LEARNING_RATE, epochs * steps_per_epoch)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, LEARNING_RATE, warmup_steps=steps // 10, decay_steps=steps
+    )
     tx = optax.chain(sg.stablegrad(), optax.sgd(schedule, momentum=0.9))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    rng = np.random.default_rng(seed)
     for epoch in range(1, epochs + 1):
-        order = jax.random.permutation(rngs(), train)
+        order = rng.permutation(train)
         batches = order[: steps_per_epoch * BATCH_SIZE].reshape(-1, BATCH_SIZE)
         losses = [train_step(model, optimizer, images[i], labels[i]) for i in batches]
-        loss = jnp.mean(jnp.stack(losses))
+        loss = np.mean(losses)
         tested = float(accuracy(model, images[test], labels[test]))
         print(f"epoch {epoch:2}  loss {loss:.4f}  test accuracy {tested:.4f}")
     return tested

@@ -25,8 +25,8 @@ import stablegrad_optax as sg
 
 DEPTH = 16  # hidden layers
 WIDTH = 32
-STEPS = 1000
-PRINT_EVERY = 100
+STEPS = 2000
+STEPS_PER_CALL = 200
 LEARNING_RATE = 2e-3
 INTERIOR_POINTS = 128
 BOUNDARY_POINTS = 32
@@ -94,10 +94,17 @@ def loss_fn(model: Network, key: jax.Array) -> jax.Array:
 
 
 @nnx.jit
-def train_step(model: Network, optimizer: nnx.Optimizer, key: jax.Array) -> jax.Array:
-    loss, grads = nnx.value_and_grad(loss_fn)(model, key)
-    optimizer.update(model, grads)
-    return loss
+def train(model: Network, optimizer: nnx.Optimizer, keys: jax.Array) -> jax.Array:
+    """One step for each key, all on the device; returns the mean loss."""
+
+    def step(carry, key):
+        model, optimizer = carry
+        loss, grads = nnx.value_and_grad(loss_fn)(model, key)
+        optimizer.update(model, grads)
+        return carry, loss
+
+    _, losses = nnx.scan(step)((model, optimizer), keys)
+    return losses.mean()
 
 
 @nnx.jit
@@ -120,11 +127,13 @@ def main(steps: int = STEPS, seed: int = 0) -> float:
     schedule = optax.cosine_decay_schedule(LEARNING_RATE, steps)
     tx = optax.chain(sg.stablegrad(), optax.adam(schedule))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    for step in range(1, steps + 1):
-        loss = train_step(model, optimizer, rngs())
-        if step % PRINT_EVERY == 0 or step in (1, steps):
-            error = float(relative_error(model))
-            print(f"step {step:5}  loss {loss:9.4f}  relative L2 error {error:.4f}")
+    keys = jax.random.split(rngs(), steps)
+    for start in range(0, steps, STEPS_PER_CALL):
+        chunk = keys[start : start + STEPS_PER_CALL]
+        step = start + len(chunk)
+        loss = train(model, optimizer, chunk)
+        error = float(relative_error(model))
+        print(f"step {step:5}  loss {loss:9.4f}  relative L2 error {error:.4f}")
     return error
 
 

@@ -1,0 +1,115 @@
+"""The single-file examples: they are short, stand alone, and learn."""
+
+import ast
+import inspect
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import stablegrad_optax as sg
+from examples import minimal_image_classifier as classifier
+from examples import minimal_pinn as pinn
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Networks with fewer layers, whose random weights compile faster."""
+    monkeypatch.setattr(pinn, "DEPTH", 6)
+    monkeypatch.setattr(pinn, "STEPS_PER_CALL", 50)
+    monkeypatch.setattr(classifier, "WIDTH", 16)
+    monkeypatch.setattr(classifier, "BLOCKS_PER_STAGE", 1)
+    with jax.default_prng_impl("rbg"):
+        yield
+
+
+def printed(name, text):
+    """The numbers that were printed behind a name, in order."""
+    return [float(number) for number in re.findall(rf"{name} +([\d.]+)", text)]
+
+
+@pytest.mark.parametrize("example", [pinn, classifier])
+def test_a_single_short_file(example):
+    source = inspect.getsource(example)
+    assert len(source.splitlines()) <= 150
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            assert not node.module.startswith("examples")
+
+
+@pytest.mark.smoke
+@pytest.mark.usefixtures("small")
+def test_pinn_learns(capsys):
+    error = pinn.main(steps=150)
+    assert error < 0.7  # that of u = 0 is 1
+    output = capsys.readouterr().out
+    assert "7 layers, 7 with weights" in output
+    losses = printed("loss", output)
+    assert losses[-1] < losses[0] / 1.5
+    assert printed("step", output) == [50, 100, 150]
+    assert printed("relative L2 error", output)[-1] == pytest.approx(error, abs=1e-4)
+
+
+@pytest.mark.smoke
+@pytest.mark.usefixtures("small")
+def test_image_classifier_learns(capsys):
+    accuracy = classifier.main(epochs=3)
+    assert accuracy > 0.5  # chance is 0.1
+    output = capsys.readouterr().out
+    assert "8 layers, 8 with weights" in output
+    losses = printed("loss", output)
+    assert losses[-1] < losses[0] / 1.5
+    assert printed("test accuracy", output)[-1] == pytest.approx(accuracy, abs=1e-4)
+
+
+@pytest.mark.usefixtures("small")
+def test_image_classifier_brings_layers_to_the_scale_of_the_prediction_gradient():
+    model = classifier.ResNet(nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    images = rng.random((16, 8, 8, 1), np.float32)
+    labels = np.arange(16) % 10
+    # The gradient of the mean cross-entropy with respect to the logits.
+    probabilities = jax.nn.softmax(nnx.jit(type(model).__call__)(model, images))
+    reference = np.std((probabilities - np.eye(10)[labels]) / 16)
+
+    tx = optax.chain(sg.stablegrad(), optax.sgd(0.1, momentum=0.9))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    classifier.train_step(model, optimizer, images, labels)
+    # After the first step the momentum is the rescaled gradient.
+    momentum = jax.tree.leaves(optax.tree.get(optimizer.opt_state, "trace"))
+    weights = [leaf for leaf in momentum if leaf.ndim > 1]
+    assert len(weights) == 8
+    for leaf in weights:
+        np.testing.assert_allclose(np.std(leaf), reference, rtol=1e-3)
+
+
+def test_laplacian_sums_the_second_derivatives():
+    points = np.random.default_rng(0).uniform(-1, 1, (64, 2)).astype(np.float32)
+    x, y = points.T
+    actual = pinn.laplacian(lambda p: p[..., 0] ** 3 * p[..., 1] ** 2, points)
+    np.testing.assert_allclose(actual, 6 * x * y**2 + 2 * x**3, rtol=1e-5, atol=1e-6)
+
+
+def test_exact_solution_solves_the_equation():
+    points = np.random.default_rng(0).uniform(-1, 1, (64, 2)).astype(np.float32)
+    laplacian = pinn.laplacian(pinn.exact, points)
+    np.testing.assert_allclose(laplacian, pinn.source(points), rtol=1e-4, atol=1e-4)
+    boundary = points / np.abs(points).max(axis=1, keepdims=True)
+    np.testing.assert_allclose(pinn.exact(boundary), 0, atol=1e-6)
+
+
+def test_boundary_points_are_uniform_on_the_four_edges(monkeypatch):
+    monkeypatch.setattr(pinn, "BOUNDARY_POINTS", 8000)
+    _, boundary = pinn.sample_points(jax.random.key(0))
+    np.testing.assert_allclose(np.abs(boundary).max(axis=1), 1, rtol=1e-6)
+    for axis in (0, 1):
+        for sign in (-1, 1):
+            on_edge = np.isclose(boundary[:, axis], sign, rtol=1e-6, atol=0)
+            along = np.asarray(boundary)[on_edge, 1 - axis]
+            counts, _ = np.histogram(along, bins=4, range=(-1, 1))
+            # 500 are expected in each quarter of an edge: within five deviations.
+            assert (np.abs(counts - 500) < 5 * 500**0.5).all()
