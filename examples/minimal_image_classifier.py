@@ -30,7 +30,7 @@ BATCH_SIZE = 64
 LEARNING_RATE = 0.2
 
 
-def conv(in_channels: int, *, rngs: nnx.Rngs) -> nnx.Conv:
+def conv(in_channels: int, rngs: nnx.Rngs) -> nnx.Conv:
     return nnx.Conv(
         in_channels,
         WIDTH,
@@ -46,8 +46,8 @@ class Block(nnx.Module):
     """Two convolutions and a shortcut."""
 
     def __init__(self, rngs: nnx.Rngs):
-        self.conv1 = conv(WIDTH, rngs=rngs)
-        self.conv2 = conv(WIDTH, rngs=rngs)
+        self.conv1 = conv(WIDTH, rngs)
+        self.conv2 = conv(WIDTH, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return nnx.relu(x + self.conv2(nnx.relu(self.conv1(x))))
@@ -57,14 +57,14 @@ class ResNet(nnx.Module):
     """Stages of residual blocks at 8 x 8, 4 x 4 and 2 x 2 pixels."""
 
     def __init__(self, rngs: nnx.Rngs):
-        self.stem = conv(1, rngs=rngs)
+        self.stem = conv(1, rngs)
         self.blocks = nnx.List(Block(rngs) for _ in range(3 * BLOCKS_PER_STAGE))
         self.classifier = nnx.Linear(WIDTH, 10, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = nnx.relu(self.stem(images))
         for i, block in enumerate(self.blocks):
-            if i in (BLOCKS_PER_STAGE, 2 * BLOCKS_PER_STAGE):
+            if i > 0 and i % BLOCKS_PER_STAGE == 0:
                 x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
             x = block(x)
         return self.classifier(x.mean(axis=(1, 2)))

@@ -26,7 +26,7 @@ import stablegrad_optax as sg
 DEPTH = 16  # hidden layers
 WIDTH = 32
 STEPS = 2000
-STEPS_PER_CALL = 200
+STEPS_PER_CALL = 200  # and between two printed lines
 LEARNING_RATE = 2e-3
 INTERIOR_POINTS = 128
 BOUNDARY_POINTS = 32
@@ -37,7 +37,7 @@ class Network(nnx.Module):
     """u(x, y), for points of shape (..., 2)."""
 
     def __init__(self, rngs: nnx.Rngs):
-        # Keeps the size of derivatives, which the residual is made of, with depth.
+        # The residual is made of derivatives: this keeps their size with depth.
         kernel_init = sg.initializers.critical(jnp.tanh)
         linear = partial(nnx.Linear, kernel_init=kernel_init, rngs=rngs)
         widths = [2] + DEPTH * [WIDTH]
@@ -87,7 +87,7 @@ def sample_points(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def loss_fn(model: Network, key: jax.Array) -> jax.Array:
-    """Mean square of the residual, plus that of the weighted boundary values."""
+    """Mean squares of the residual and, weighted, of the boundary values."""
     interior, boundary = sample_points(key)
     residual = laplacian(model, interior) - source(interior)
     return jnp.mean(residual**2) + BOUNDARY_WEIGHT * jnp.mean(model(boundary) ** 2)

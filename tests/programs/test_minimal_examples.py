@@ -113,3 +113,19 @@ def test_boundary_points_are_uniform_on_the_four_edges(monkeypatch):
             counts, _ = np.histogram(along, bins=4, range=(-1, 1))
             # 500 are expected in each quarter of an edge: within five deviations.
             assert (np.abs(counts - 500) < 5 * 500**0.5).all()
+
+
+@pytest.mark.usefixtures("small")
+def test_pinn_multiplies_matrices_at_the_highest_precision(monkeypatch):
+    precisions = []
+
+    def record(*args):
+        precisions.append(jax.config.jax_default_matmul_precision)
+        return 1.0
+
+    monkeypatch.setattr(pinn, "train", record)
+    monkeypatch.setattr(pinn, "relative_error", record)
+    before = jax.config.jax_default_matmul_precision
+    pinn.main(steps=1)
+    assert precisions == ["highest", "highest"]
+    assert jax.config.jax_default_matmul_precision == before
