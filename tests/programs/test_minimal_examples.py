@@ -1,29 +1,54 @@
 """The single-file examples: they are short, stand alone, and learn."""
 
 import ast
+import contextlib
 import inspect
+import io
 import re
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
-import stablegrad_optax as sg
 from examples import minimal_image_classifier as classifier
 from examples import minimal_pinn as pinn
 
 
-@pytest.fixture
-def small(monkeypatch):
+@pytest.fixture(scope="module")
+def small():
     """Networks with fewer layers, whose random weights compile faster."""
-    monkeypatch.setattr(pinn, "DEPTH", 6)
-    monkeypatch.setattr(pinn, "STEPS_PER_CALL", 50)
-    monkeypatch.setattr(classifier, "WIDTH", 16)
-    monkeypatch.setattr(classifier, "BLOCKS_PER_STAGE", 1)
-    with jax.default_prng_impl("rbg"):
+    with pytest.MonkeyPatch.context() as patch, jax.default_prng_impl("rbg"):
+        patch.setattr(pinn, "DEPTH", 6)
+        patch.setattr(pinn, "STEPS_PER_CALL", 50)
+        patch.setattr(classifier, "WIDTH", 16)
+        patch.setattr(classifier, "BLOCKS_PER_STAGE", 1)
         yield
+
+
+class ClassifierRun(NamedTuple):
+    """A short training: the result, what was printed, arguments of the last step."""
+
+    accuracy: float
+    output: str
+    last_step: tuple[Any, ...]
+
+
+@pytest.fixture(scope="module")
+def classifier_run(small):
+    steps = []
+    train_step = classifier.train_step
+
+    def record(*args):
+        steps.append(args)
+        return train_step(*args)
+
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as output:
+        patch.setattr(classifier, "train_step", record)
+        with contextlib.redirect_stdout(output):
+            accuracy = classifier.main(epochs=3)
+        return ClassifierRun(accuracy, output.getvalue(), steps[-1])
 
 
 def printed(name, text):
@@ -42,49 +67,34 @@ def test_a_single_short_file(example):
 
 
 @pytest.mark.smoke
-@pytest.mark.usefixtures("small")
-def test_pinn_learns(capsys):
-    error = pinn.main(steps=150)
-    assert error < 0.7  # that of u = 0 is 1
-    output = capsys.readouterr().out
-    assert "7 layers, 7 with weights" in output
-    losses = printed("loss", output)
-    assert losses[-1] < losses[0] / 1.5
-    assert printed("step", output) == [50, 100, 150]
-    assert printed("relative L2 error", output)[-1] == pytest.approx(error, abs=1e-4)
-
-
-@pytest.mark.smoke
-@pytest.mark.usefixtures("small")
-def test_image_classifier_learns(capsys):
-    accuracy = classifier.main(epochs=3)
+def test_image_classifier_learns(classifier_run):
+    accuracy, output, _ = classifier_run
     assert accuracy > 0.5  # chance is 0.1
-    output = capsys.readouterr().out
     assert "8 layers, 8 with weights" in output
     losses = printed("loss", output)
+    assert len(losses) == 3
     assert losses[-1] < losses[0] / 1.5
     assert printed("test accuracy", output)[-1] == pytest.approx(accuracy, abs=1e-4)
 
 
-@pytest.mark.usefixtures("small")
-def test_image_classifier_brings_layers_to_the_scale_of_the_prediction_gradient():
-    model = classifier.ResNet(nnx.Rngs(0))
-    rng = np.random.default_rng(0)
-    images = rng.random((16, 8, 8, 1), np.float32)
-    labels = np.arange(16) % 10
-    # The gradient of the mean cross-entropy with respect to the logits.
-    probabilities = jax.nn.softmax(nnx.jit(type(model).__call__)(model, images))
-    reference = np.std((probabilities - np.eye(10)[labels]) / 16)
+def momenta_of_weights(optimizer):
+    leaves = jax.tree.leaves(optax.tree.get(optimizer.opt_state, "trace"))
+    return [np.asarray(leaf) for leaf in leaves if leaf.ndim > 1]
 
-    tx = optax.chain(sg.stablegrad(), optax.sgd(0.1, momentum=0.9))
-    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+def test_image_classifier_brings_layers_to_the_scale_of_the_prediction_gradient(
+    classifier_run,
+):
+    model, optimizer, images, labels = classifier_run.last_step
+    # The gradient of the mean cross-entropy with respect to the logits.
+    error = jax.nn.softmax(model(images)) - jax.nn.one_hot(labels, 10)
+    reference = np.std(error) / len(labels)
+    before = momenta_of_weights(optimizer)
     classifier.train_step(model, optimizer, images, labels)
-    # After the first step the momentum is the rescaled gradient.
-    momentum = jax.tree.leaves(optax.tree.get(optimizer.opt_state, "trace"))
-    weights = [leaf for leaf in momentum if leaf.ndim > 1]
-    assert len(weights) == 8
-    for leaf in weights:
-        np.testing.assert_allclose(np.std(leaf), reference, rtol=1e-3)
+    after = momenta_of_weights(optimizer)
+    assert len(after) == 8
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_allclose(np.std(new - 0.9 * old), reference, rtol=1e-3)
 
 
 def test_laplacian_sums_the_second_derivatives():
@@ -129,3 +139,18 @@ def test_pinn_multiplies_matrices_at_the_highest_precision(monkeypatch):
     pinn.main(steps=1)
     assert precisions == ["highest", "highest"]
     assert jax.config.jax_default_matmul_precision == before
+
+
+# Last, since convolutions are slow without the optimisations that quick_compilation
+# leaves out for the rest of a module.
+@pytest.mark.smoke
+@pytest.mark.usefixtures("small", "quick_compilation")
+def test_pinn_learns(capsys):
+    error = pinn.main(steps=150)
+    assert error < 0.7  # that of u = 0 is 1
+    output = capsys.readouterr().out
+    assert "7 layers, 7 with weights" in output
+    losses = printed("loss", output)
+    assert losses[-1] < losses[0] / 1.5
+    assert printed("step", output) == [50, 100, 150]
+    assert printed("relative L2 error", output)[-1] == pytest.approx(error, abs=1e-4)
