@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from examples.common.optimizers import ScaleControl
-from examples.common.options import checked_settings, require
+from examples.common.options import require
 
 ModelName = Literal[
     "resnet18",
@@ -19,12 +18,15 @@ ModelName = Literal[
     "efficientnetv2-b0",
     "efficientnetv2-s",
 ]
+Norm = Literal["batch", "none"]
 DataName = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "folder"]
 Initialization = Literal["variance-preserving", "depth-scaled"]
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 
 PLACE = ("out", "resume", "data_dir", "mesh", "coordinator", "processes", "process")
 """Options that say where a run is made: its results do not depend on them."""
+
+COUNTS = ("epochs", "batch_size", "accumulate", "log_every", "checkpoint_every")
 
 SMALL_IMAGE = 64
 """Images up to this size go through the small stem."""
@@ -38,7 +40,7 @@ class Config:
     """Folder for settings, curves, checkpoints and results."""
     model: ModelName = "resnet50"
     """The network."""
-    norm: Literal["batch", "none"] = "none"
+    norm: Norm = "none"
     """BatchNorm, or nothing in its place."""
     width_multiplier: float = 1.0
     """Of all channel counts."""
@@ -47,9 +49,9 @@ class Config:
     stochastic_depth: float | None = None
     """Rate at the last block; by default what the network was published with."""
     data: DataName = "digits"
-    """The images; digits come with scikit-learn, the others are read from a folder."""
+    """The images; a folder is anything that Hugging Face's datasets reads."""
     data_dir: Path | None = None
-    """Where they are."""
+    """Where they are: a folder, or for cifar and folder a name on the hub."""
     image_size: int | None = None
     """Height and width that images of a folder are brought to; 224 by default."""
     augment: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -103,9 +105,8 @@ class Config:
 
     def check(self) -> None:
         """Raises RunError, with the name of the option, if a value makes no sense."""
-        for name in ("epochs", "batch_size", "accumulate", "log_every"):
+        for name in COUNTS:
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        require(self, "checkpoint_every", self.checkpoint_every >= 1, "at least 1")
         require(self, "seed", self.seed >= 0, "at least 0")
         for name in ("lr", "width_multiplier"):
             value = getattr(self, name)
@@ -127,8 +128,3 @@ class Config:
         """What determines the result: every option but those of the place."""
         values = dataclasses.asdict(self)
         return {name: x for name, x in values.items() if name not in PLACE}
-
-    @classmethod
-    def of(cls, out: Path, settings: Mapping[str, Any]) -> "Config":
-        """The configuration of the run in a folder, from its settings."""
-        return checked_settings(cls, out, settings)

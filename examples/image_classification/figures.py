@@ -1,6 +1,6 @@
 """Figures of a finished run: its curves and layer scales."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,33 @@ from matplotlib.ticker import MaxNLocator
 import stablegrad_optax as sg
 from examples.common.runs import Run
 
+PARTS = ("stem", "blocks", "head", "classifier")
+
 
 def draw(run: Run) -> list[Path]:
     """The figures of a run, into its folder."""
     history = list(run.history())
-    drawn = []
-    for name, figure in (
-        ("curves.png", _curves(run, history)),
-        ("layer_scales.png", _scales(run, history)),
-    ):
-        path = run.path / name
+    figures = {
+        run.path / "curves.png": _curves(run.settings, history),
+        run.path / "layer_scales.png": _scales(run.name, history),
+    }
+    for path, figure in figures.items():
         figure.savefig(path, dpi=120)
         plt.close(figure)
-        drawn.append(path)
-    return drawn
+    return list(figures)
 
 
-def _curves(run: Run, history: Sequence[dict[str, Any]]):
+def _curves(settings: dict[str, Any], history: Sequence[dict[str, Any]]):
     """Loss of the steps, and accuracies after each epoch."""
-    settings = run.settings
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     norm = "BatchNorm" if settings["norm"] == "batch" else "no BatchNorm"
     figure.suptitle(
         f"{settings['model']}, {norm}, {settings['scale_control']} + "
         f"{settings['optimizer']}, lr {settings['lr']:g}, {settings['data']}"
     )
-    steps = [entry["step"] for entry in history]
+    # null in JSON is NaN here.
     losses = np.array([entry["loss"] for entry in history], float)
-    left.plot(steps, losses)
+    left.plot([entry["step"] for entry in history], losses)
     left.set(yscale="log", xlabel="step", ylabel="training loss")
     left.grid(which="both", alpha=0.2)
     epochs = [entry for entry in history if "epoch" in entry]
@@ -55,30 +54,26 @@ def _curves(run: Run, history: Sequence[dict[str, Any]]):
     return figure
 
 
-def _scales(run: Run, history: Sequence[dict[str, Any]]):
+def _scales(name: str, history: Sequence[dict[str, Any]]):
     """Layer scales over depth and time."""
     scales = [
         {layer: float(np.float64(x)) for layer, x in entry["layer_scales"].items()}
         for entry in history
     ]
     layers = in_order(scales[0])
-    figure, ax = plt.subplots(
-        figsize=(8, max(4.0, 0.07 * len(layers) + 1.5)), layout="constrained"
-    )
-    sg.plotting.plot_layer_scales(
-        scales, steps=[entry["step"] for entry in history], layers=layers, ax=ax
-    )
-    ax.set_title(f"{run.name}: gradient scales before they are rescaled")
+    height = max(4.0, 0.07 * len(layers) + 1.5)
+    figure, ax = plt.subplots(figsize=(8, height), layout="constrained")
+    steps = [entry["step"] for entry in history]
+    sg.plotting.plot_layer_scales(scales, steps=steps, layers=layers, ax=ax)
+    ax.set_title(f"{name}: gradient scales before they are rescaled")
     return figure
 
 
-def in_order(layers: Any) -> list[str]:
+def in_order(layers: Iterable[str]) -> list[str]:
     """Layers as an image passes them: stem, blocks by number, head, classifier."""
-    parts = ("stem", "blocks", "head", "classifier")
 
-    def key(layer: str) -> tuple:
-        first, *rest = layer.split("/")
-        place = parts.index(first) if first in parts else len(parts)
-        return place, [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in rest]
+    def place(layer: str) -> tuple:
+        part, *rest = layer.split("/")
+        return PARTS.index(part), [int(x) if x.isdigit() else x for x in rest]
 
-    return sorted(layers, key=key)
+    return sorted(layers, key=place)

@@ -16,54 +16,50 @@ from examples.image_classification.config import Config
 
 AXES = ("data", "fsdp")
 SMALLEST = 2**10
-"""Leaves with fewer entries are kept whole on every device."""
+"""Leaves with fewer elements are kept whole on every device."""
 
 
 def connect(config: Config) -> None:
     """Makes this process one of several, if the options say so."""
-    if config.coordinator is None:
-        for name in ("processes", "process"):
-            if getattr(config, name) is not None:
+    address, number, process = config.coordinator, config.processes, config.process
+    if address is None:
+        for name, value in {"processes": number, "process": process}.items():
+            if value is not None:
                 raise RunError(f"--{name} needs --coordinator.")
         return
+    if address != "auto" and (number is None or process is None):
+        raise RunError(
+            f"--coordinator {address} needs --processes and --process; only auto finds "
+            "them out."
+        )
     # How CPUs talk to each other. GPUs and TPUs have means of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        if config.coordinator == "auto":
-            jax.distributed.initialize()
-        else:
-            if config.processes is None or config.process is None:
-                raise RunError(
-                    f"--coordinator {config.coordinator} needs --processes and "
-                    "--process; only auto finds them out."
-                )
-            jax.distributed.initialize(
-                config.coordinator, config.processes, config.process
-            )
+        jax.distributed.initialize(
+            None if address == "auto" else address, number, process
+        )
     except (RuntimeError, ValueError) as error:
         raise RunError(
             f"--coordinator must be host:port of the first process, or auto, got "
-            f"{config.coordinator}: {error}"
+            f"{address}: {error}"
         ) from None
 
 
 def parse(text: str, devices: int) -> dict[str, int]:
     """The lengths of the axes, from data=N,fsdp=M; all devices are data for ""."""
-    wanted = "--mesh must be like data=4,fsdp=2"
     if not text:
         return {"data": devices, "fsdp": 1}
-    sizes = dict.fromkeys(AXES, 1)
-    seen = set()
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*(data|fsdp)=([1-9][0-9]*)\s*", part)
-        if not found or found[1] in seen:
-            raise RunError(f"{wanted}, got {text}.")
-        seen.add(found[1])
-        sizes[found[1]] = int(found[2])
-    needed = math.prod(sizes.values())
+    parts = [
+        re.fullmatch(r"\s*(data|fsdp)=([1-9][0-9]*)\s*", part)
+        for part in text.split(",")
+    ]
+    given = {part[1]: int(part[2]) for part in parts if part}
+    if len(given) < len(parts):
+        raise RunError(f"--mesh must be like data=4,fsdp=2, got {text}.")
+    needed = math.prod(given.values())
     if needed != devices:
         raise RunError(f"--mesh {text} needs {needed} devices, there are {devices}.")
-    return sizes
+    return {name: given.get(name, 1) for name in AXES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,31 +72,26 @@ class Layout:
     def of(cls, config: Config) -> "Layout":
         """The mesh that the options name, over all devices of all processes."""
         sizes = parse(config.mesh, jax.device_count())
-        for what, parts in (
-            ("devices", jax.device_count()),
-            ("devices and parts", jax.device_count() * config.accumulate),
-        ):
-            if config.batch_size % parts:
-                raise RunError(
-                    f"--batch-size must be a multiple of {parts}, the number of "
-                    f"{what}, got {config.batch_size}."
-                )
-        lengths = tuple(sizes[name] for name in AXES)
-        return cls(jax.make_mesh(lengths, AXES, axis_types=(AxisType.Auto,) * 2))
+        parts = jax.device_count() * config.accumulate
+        if config.batch_size % parts:
+            raise RunError(
+                f"--batch-size must be a multiple of {parts}, the number of devices "
+                f"times --accumulate, got {config.batch_size}."
+            )
+        axis_types = (AxisType.Auto,) * len(AXES)
+        return cls(jax.make_mesh(tuple(sizes.values()), AXES, axis_types=axis_types))
 
     @property
     def whole(self) -> NamedSharding:
         """A copy on every device."""
         return NamedSharding(self.mesh, P())
 
-    @property
-    def batch(self) -> NamedSharding:
-        """Images are divided among all devices."""
-        return NamedSharding(self.mesh, P(AXES))
-
-    def of_state(self, shapes: Any) -> Any:
-        """Shardings of a state: leaves are divided along their longest axis by fsdp."""
-        return jax.tree.map(self._of_leaf, shapes)
+    def placed(self, shapes: Any) -> Any:
+        """A state with shardings: fsdp divides leaves along their longest axis."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._of_leaf(x)),
+            shapes,
+        )
 
     def _of_leaf(self, leaf: Any) -> NamedSharding:
         parts = self.mesh.shape["fsdp"]
@@ -108,12 +99,12 @@ class Layout:
         if parts == 1 or math.prod(leaf.shape) < SMALLEST or not divisible:
             return self.whole
         axis = max(divisible, key=lambda a: leaf.shape[a])
-        spec = [None] * axis + ["fsdp"]
-        return NamedSharding(self.mesh, P(*spec))
+        return NamedSharding(self.mesh, P(*[None] * axis, "fsdp"))
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A batch on the devices, of whose rows each process has its own."""
+        """A batch divided among all devices; each process has its own rows."""
+        images = NamedSharding(self.mesh, P(AXES))
         return {
-            name: jax.make_array_from_process_local_data(self.batch, rows)
+            name: jax.make_array_from_process_local_data(images, rows)
             for name, rows in batch.items()
         }

@@ -26,53 +26,42 @@ def take_apart(model: nnx.Module) -> tuple[Any, Variables]:
 
 
 class Objective:
-    """The network as pure functions of its parameters, and its loss."""
+    """The network as pure functions of its parameters, and its loss.
+
+    Args:
+      model: maps images to logits; it may be abstract, as its values are not kept.
+      mean, std: of the training images' channels, in units where white is 1.
+      label_smoothing: probability that is spread over all classes.
+    """
 
     def __init__(
         self,
         model: nnx.Module,
-        mean: jax.Array,
-        std: jax.Array,
+        mean: jax.typing.ArrayLike,
+        std: jax.typing.ArrayLike,
         label_smoothing: float = 0.0,
     ):
-        """Of a network.
-
-        Args:
-          model: maps images to logits; it may be abstract, only its form is kept.
-          mean: of the training images' channels, in units where white is 1.
-          std: likewise.
-          label_smoothing: probability that is spread over all classes.
-        """
         self._graph, _ = take_apart(model)
-        self._mean, self._std = mean, std
+        self._mean, self._std = jnp.asarray(mean), jnp.asarray(std)
         self._label_smoothing = label_smoothing
 
     def predict(
         self, params: Any, batch_stats: Any, batch: Batch, key: jax.Array | None
     ) -> tuple[jax.Array, Any]:
         """Logits in training, and BatchNorm's new averages."""
-        images = self._normalised(batch["image"])
-        if "mix_image" in batch:
-            weight = batch["mix_weight"][:, None, None, None]
-            other = self._normalised(batch["mix_image"])
-            images = (1 - weight) * images + weight * other
+        images = _mixed(self._normalised(batch["image"]), batch)
         return self._apply(params, batch_stats, images, train=True, key=key)
 
     def loss(self, logits: jax.Array, batch: Batch) -> jax.Array:
         """Mean cross entropy in training."""
-        labels = self._distribution(batch["label"], logits)
-        if "mix_label" in batch:
-            weight = batch["mix_weight"][:, None]
-            other = self._distribution(batch["mix_label"], logits)
-            labels = (1 - weight) * labels + weight * other
+        labels = _mixed(jax.nn.one_hot(batch["label"], logits.shape[-1]), batch)
         labels = optax.smooth_labels(labels, self._label_smoothing)
         return optax.softmax_cross_entropy(logits, labels).mean()
 
     def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Logits in testing."""
         images = self._normalised(images)
-        params, batch_stats = variables
-        return self._apply(params, batch_stats, images, train=False, key=None)[0]
+        return self._apply(*variables, images, train=False, key=None)[0]
 
     def _apply(self, params, batch_stats, images, *, train, key):
         model = nnx.merge(self._graph, nnx.State(params), nnx.State(batch_stats))
@@ -82,5 +71,10 @@ class Objective:
     def _normalised(self, images: jax.Array) -> jax.Array:
         return (images.astype(jnp.float32) / 255 - self._mean) / self._std
 
-    def _distribution(self, labels: jax.Array, logits: jax.Array) -> jax.Array:
-        return jax.nn.one_hot(labels, logits.shape[-1])
+
+def _mixed(x: jax.Array, batch: Batch) -> jax.Array:
+    """Mixup, where a batch has weights for it: with the image at its other end."""
+    if "mix_weight" not in batch:
+        return x
+    weight = batch["mix_weight"].reshape(-1, *[1] * (x.ndim - 1))
+    return (1 - weight) * x + weight * x[::-1]

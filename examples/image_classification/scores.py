@@ -1,7 +1,5 @@
 """What runs of this program are judged by, and what they are compared over."""
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from examples.common.commands import Judge
@@ -61,38 +59,37 @@ def _together(runs: list[Record], name: str) -> Record:
     scores: dict[float, dict[int, float | None]] = {}
     for run in runs:
         rate, seed = run["settings"]["lr"], run["settings"]["seed"]
-        seeds = scores.setdefault(rate, {})
-        if seed in seeds:
+        if seed in scores.setdefault(rate, {}):
             raise RunError(
                 f"{name}: there is more than one run with a rate of {rate:g} and seed "
                 f"{seed}."
             )
-        seeds[seed] = run[SCORE]
+        scores[rate][seed] = run[SCORE]
+    scores = {rate: scores[rate] for rate in sorted(scores)}
     common = set.intersection(*map(set, scores.values()))
-    rates = sorted(scores)
     if not common:
+        listed = [
+            f"{rate:g} has {', '.join(map(str, sorted(seeds)))}"
+            for rate, seeds in scores.items()
+        ]
         raise RunError(
             f"{name}: a rate is chosen by the seeds that all rates have, and there is "
-            f"none: {'; '.join(_listed(rate, scores[rate]) for rate in rates)}."
+            f"none: {'; '.join(listed)}."
         )
-    order = [sorted(common) + sorted(scores[rate].keys() - common) for rate in rates]
-    settings = {**runs[0]["settings"], "lr": rates, "seeds": order}
+    order = [
+        sorted(seeds, key=lambda seed: (seed not in common, seed))
+        for seeds in scores.values()
+    ]
+    settings = {**runs[0]["settings"], "lr": list(scores), "seeds": order}
     del settings["seed"]
-    speeds = [run["images_per_second"] for run in runs]
-    speeds = [speed for speed in speeds if speed is not None]
+    speeds = [run["images_per_second"] for run in runs if run["images_per_second"]]
+    by_rate = zip(scores.values(), order, strict=True)
     return {
         "name": name,
         "settings": settings,
-        SCORE: [
-            [scores[rate][seed] for seed in seeds]
-            for rate, seeds in zip(rates, order, strict=True)
-        ],
+        SCORE: [[of_seed[seed] for seed in seeds] for of_seed, seeds in by_rate],
         "images_per_second": float(np.median(speeds)) if speeds else None,
     }
-
-
-def _listed(rate: float, seeds: Iterable[int]) -> str:
-    return f"{rate:g} has {', '.join(map(str, sorted(seeds)))}"
 
 
 JUDGE = Judge(SCORE, ACCURACY, MODEL, speed="images_per_second", together=by_method)

@@ -12,16 +12,6 @@ from examples.image_classification.config import Config
 from examples.image_classification.objective import Batch, Objective, Variables
 
 
-class State(NamedTuple):
-    """What a step advances: all that a checkpoint holds."""
-
-    variables: Variables
-    optimizer: Any
-    average: Any
-    """Of the parameters over time; empty without one."""
-    epoch: "Totals"
-
-
 class Totals(NamedTuple):
     """Sums over the images that were seen."""
 
@@ -29,16 +19,22 @@ class Totals(NamedTuple):
     correct: jax.Array
     images: jax.Array
 
-    @classmethod
-    def zero(cls) -> "Totals":
-        return cls(*(jnp.zeros(()) for _ in cls._fields))
+
+class State(NamedTuple):
+    """What a step advances: all that a checkpoint holds."""
+
+    variables: Variables
+    optimizer: Any
+    average: Any
+    """Of the parameters over time; empty without one."""
+    epoch: Totals
 
 
 class Report(NamedTuple):
     """What a step says of itself."""
 
-    loss: jax.Array
-    layer_scales: dict[str, jax.Array]
+    loss: Any
+    layer_scales: dict[str, Any]
     """Of the gradient before it is rescaled, by layer."""
 
 
@@ -62,46 +58,51 @@ class Step:
     def init(self, variables: Variables, lr: jax.Array) -> State:
         average = variables.params if self.config.ema_decay else ()
         optimizer = self._optimizer(lr).init(variables.params)
-        return State(variables, optimizer, average, Totals.zero())
+        totals = Totals(*(jnp.zeros(()) for _ in Totals._fields))
+        return State(variables, optimizer, average, totals)
 
     def __call__(
         self, state: State, batch: Batch, index: jax.Array, seed: jax.Array, lr
     ) -> tuple[State, Report]:
         """Step number `index`, counted from the beginning of the run."""
-        first = index % self.steps_per_epoch == 0
-        totals = jax.tree.map(lambda x: jnp.where(first, 0, x), state.epoch)
+        config, params = self.config, state.variables.params
         key = jax.random.fold_in(jax.random.key(seed), index)
+        if config.mixup:
+            mix_key, key = jax.random.split(key)
+            shape = batch["label"].shape
+            weight = jax.random.beta(mix_key, config.mixup, config.mixup, shape)
+            batch = {**batch, "mix_weight": weight}
         gradient, batch_stats = self._gradient(state.variables, batch, key)
         extra = {}
-        if self.config.scale_control == "stablegrad-prediction":
+        if config.scale_control == "stablegrad-prediction":
             extra = {"reference": gradient.reference}
-        params = state.variables.params
         updates, optimizer = self._optimizer(lr).update(
             gradient.grads, state.optimizer, params, **extra
         )
         params = optax.apply_updates(params, updates)
-        average = ()
-        if self.config.ema_decay:
-            average = optax.incremental_update(
-                params, state.average, 1 - self.config.ema_decay
-            )
+        average = state.average
+        if config.ema_decay:
+            average = optax.incremental_update(params, average, 1 - config.ema_decay)
+        # The sums begin anew with each epoch.
+        first = index % self.steps_per_epoch == 0
+        before = jax.tree.map(lambda x: jnp.where(first, 0, x), state.epoch)
         size = len(batch["label"])
         totals = Totals(
-            totals.loss + gradient.loss * size,
-            totals.correct + gradient.correct,
-            totals.images + size,
+            before.loss + gradient.loss * size,
+            before.correct + gradient.correct,
+            before.images + size,
         )
         state = State(Variables(params, batch_stats), optimizer, average, totals)
         return state, Report(gradient.loss, sg.layer_scales(gradient.grads))
 
-    def tested(self, state: State) -> Variables:
-        """What is tested: the average of the parameters, if there is one."""
-        if not self.config.ema_decay:
-            return state.variables
-        return state.variables._replace(params=state.average)
+    def test(self, state: State, batch: Batch) -> Totals:
+        """Sums over a batch whose images count by their weight: 1, or 0 for padding.
 
-    def test(self, variables: Variables, batch: Batch) -> Totals:
-        """Sums over a batch whose images count by their weight: 1, or 0 for padding."""
+        What is tested is the average of the parameters, if there is one.
+        """
+        variables = state.variables
+        if self.config.ema_decay:
+            variables = variables._replace(params=state.average)
         logits = self.objective.logits(variables, batch["image"])
         weight, labels = batch["weight"], batch["label"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -114,11 +115,11 @@ class Step:
         if config.scale_control.startswith("stablegrad"):
             options = {"group_by": config.group_by, "statistic": config.statistic}
         return optax.chain(
-            optimizers.scale_control(config.scale_control, unstacked, **options),
+            optimizers.scale_control(config.scale_control, _unstacked, **options),
             optimizers.base(
                 config.optimizer,
                 lambda count: lr * self._shape(count),
-                unstacked,
+                _unstacked,
                 config.weight_decay,
             ),
         )
@@ -135,19 +136,22 @@ class Step:
         return optax.join_schedules([rise, after], [warmup])(count)
 
     def _gradient(self, variables: Variables, batch: Batch, key):
+        """Of the whole batch, in parts that are passed in one after the other."""
         parts = self.config.accumulate
         if parts == 1:
-            return self._part(variables.params, variables.batch_stats, batch, key)
+            return self._part(variables, batch, key)
         # Part i is every parts-th image: each has images of every device.
         split = jax.tree.map(
             lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch
         )
 
-        def one(carry, part):
+        def add(carry, part):
             total, batch_stats = carry
             number, images = part
             gradient, batch_stats = self._part(
-                variables.params, batch_stats, images, jax.random.fold_in(key, number)
+                variables._replace(batch_stats=batch_stats),
+                images,
+                jax.random.fold_in(key, number),
             )
             gradient = gradient._replace(reference=gradient.reference**2)
             return (jax.tree.map(jnp.add, total, gradient), batch_stats), None
@@ -156,30 +160,31 @@ class Step:
         grads = jax.tree.map(jnp.zeros_like, variables.params)
         zero = Gradient(nothing, grads, nothing, nothing)
         (total, batch_stats), _ = jax.lax.scan(
-            one, (zero, variables.batch_stats), (jnp.arange(parts), split)
+            add, (zero, variables.batch_stats), (jnp.arange(parts), split)
         )
-        return Gradient(
-            total.loss / parts,
-            jax.tree.map(lambda x: x / parts, total.grads),
-            # The prediction gradient of softmax has a mean of zero for each image, so
-            # the squares of its scales add up; that of the batch is 1 / parts of it.
-            jnp.sqrt(total.reference / parts) / parts,
-            total.correct,
-        ), batch_stats
+        mean = jax.tree.map(lambda x: x / parts, total)
+        # The prediction gradient of softmax has a mean of zero for each image, so the
+        # squares of its scales add up; that of the batch is 1 / parts of it.
+        reference = jnp.sqrt(mean.reference) / parts
+        return mean._replace(reference=reference, correct=total.correct), batch_stats
 
-    def _part(self, params, batch_stats, batch: Batch, key):
+    def _part(self, variables: Variables, batch: Batch, key):
         def predict(params, batch):
-            logits, new = self.objective.predict(params, batch_stats, batch, key)
+            logits, new = self.objective.predict(
+                params, variables.batch_stats, batch, key
+            )
             return logits, (logits, new)
 
         value_and_grad = sg.value_and_grad_with_reference(
             predict, self.objective.loss, has_aux=True
         )
-        (loss, (logits, new)), grads, reference = value_and_grad(params, batch)
+        (loss, (logits, new)), grads, reference = value_and_grad(
+            variables.params, batch
+        )
         correct = (logits.argmax(-1) == batch["label"]).sum().astype(jnp.float32)
         return Gradient(loss, grads, reference, correct), new
 
 
-def unstacked(path: tuple[Any, ...], leaf: Any) -> None:
+def _unstacked(path: tuple[Any, ...], leaf: Any) -> None:
     """No leaf holds several layers."""
     del path, leaf

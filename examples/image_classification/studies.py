@@ -1,20 +1,18 @@
 """Named sets of runs: every method with the same rates, seeds and budget."""
 
-import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from examples.common.optimizers import ScaleControl
 from examples.common.runs import Run, RunError
-from examples.image_classification.config import Config, Optimizer
+from examples.image_classification.config import Config, Norm, Optimizer
 from examples.image_classification.scores import ACCURACY, JUDGE
 
 StudyName = Literal["digits", "efficientnet", "fashion-mnist", "depth"]
 Runs = dict[str, Config]
-Norm = Literal["batch", "none"]
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SEEDS = (0, 1, 2)
@@ -28,57 +26,33 @@ METHODS: tuple[tuple[Norm, ScaleControl], ...] = (
 )
 OPTIMIZERS: tuple[Optimizer, ...] = ("sgd", "adam")
 
-
-def digits(**common: Any) -> Runs:
-    """ResNet-50 at a quarter of its width on scikit-learn's digits."""
-    return _grid({"model": "resnet50", "width_multiplier": 0.25, **common})
-
-
-def efficientnet(**common: Any) -> Runs:
-    """EfficientNetV2-S at a quarter of its width on digits.
-
-    The published stochastic depth and branches as large as their shortcuts are too
-    much for a budget this small, with BatchNorm as well as without.
-    """
-    return _grid(
+STUDIES: dict[StudyName, list[dict[str, Any]]] = {
+    "digits": [{"model": "resnet50"}],
+    # The published stochastic depth and branches as large as their shortcuts are too
+    # much for a budget this small, with BatchNorm as well as without.
+    "efficientnet": [
         {
             "model": "efficientnetv2-s",
-            "width_multiplier": 0.25,
             "initialization": "depth-scaled",
             "stochastic_depth": 0.0,
-            **common,
         }
-    )
-
-
-def fashion_mnist(**common: Any) -> Runs:
-    """ResNet-18 at a quarter of its width on Fashion-MNIST."""
-    return _grid(
+    ],
+    "fashion-mnist": [
         {
             "model": "resnet18",
-            "width_multiplier": 0.25,
             "data": "fashion-mnist",
             "epochs": 5,
             "checkpoint_every": 500,
-            **common,
         }
-    )
-
-
-def depth(**common: Any) -> Runs:
-    """ResNets of 18 to 101 layers on digits."""
-    runs: Runs = {}
-    for model in ("resnet18", "resnet34", "resnet50", "resnet101"):
-        runs |= _grid({"model": model, "width_multiplier": 0.25, **common})
-    return runs
-
-
-STUDIES: dict[StudyName, Callable[..., Runs]] = {
-    "digits": digits,
-    "efficientnet": efficientnet,
-    "fashion-mnist": fashion_mnist,
-    "depth": depth,
+    ],
+    "depth": [
+        {"model": model} for model in ("resnet18", "resnet34", "resnet50", "resnet101")
+    ],
 }
+"""What the runs of a study have in common, for each of its networks.
+
+All are at a quarter of the published width, on digits unless it says otherwise.
+"""
 
 
 def runs(
@@ -88,64 +62,24 @@ def runs(
     seeds: Sequence[int] | None,
     changes: Mapping[str, Any],
 ) -> Runs:
-    """The runs of a study in their folders, by name; `changes` hold for all of them."""
-    grid = {"rates": rates, "seeds": seeds}
-    grid = {name: x for name, x in grid.items() if x is not None}
-    return {
-        name: dataclasses.replace(config, out=folder / name, **changes)
-        for name, config in STUDIES[study](**grid).items()
-    }
+    """Every method by every base optimizer, rate and seed, by the names of folders.
 
-
-def at_best_rates(runs: Runs, folder: Path) -> Runs:
-    """Of some runs those at the best rate of their method.
-
-    Rates are judged by the finished runs in the folder of the study.
+    `changes` hold for all of them.
     """
-    methods = {_method(config.settings()) for config in runs.values()}
-    finished = [run for run in map(Run, sorted(folder.glob("*"))) if run.finished]
-    paths = [run.path for run in finished if _method(run.settings) in methods]
-    best = {
-        _method(record["settings"]): record["settings"]["lr"][
-            ACCURACY.best_rate(ACCURACY.scores(record))
-        ]
-        for record in JUDGE.read(paths)
-    }
-    rates = {config.lr for config in runs.values()}
-    for name, config in runs.items():
-        rate = best.get(_method(config.settings()))
-        if rate is None:
-            raise RunError(
-                f"--at-best-rate needs finished runs of each method in {folder}; there "
-                f"is none like {name}, of any rate and seed."
-            )
-        if rate not in rates:
-            raise RunError(
-                f"--at-best-rate: runs like {name} are best at a rate of {rate:g}, "
-                "which must be among those of --lr."
-            )
-    return {
-        name: config
-        for name, config in runs.items()
-        if config.lr == best[_method(config.settings())]
-    }
-
-
-def _method(settings: Mapping[str, Any]) -> str:
-    """All settings but those that a method is tried with."""
-    tried = ("lr", "seed", "seeds")
-    kept = {name: x for name, x in settings.items() if name not in tried}
-    return json.dumps(kept, sort_keys=True)
-
-
-def _grid(options: Mapping[str, Any]) -> Runs:
-    """Every method by every base optimizer, rate and seed."""
-    options = dict(options)
-    rates, seeds = options.pop("rates", RATES), options.pop("seeds", SEEDS)
-    grid = itertools.product(OPTIMIZERS, METHODS, rates, seeds)
-    return {
-        f"{options['model']}-{norm}-{optimizer}-{control}-lr{lr:g}-seed{seed}": Config(
-            out=Path(),
+    grid = itertools.product(
+        STUDIES[study],
+        OPTIMIZERS,
+        METHODS,
+        RATES if rates is None else rates,
+        SEEDS if seeds is None else seeds,
+    )
+    found: Runs = {}
+    for common, optimizer, (norm, control), lr, seed in grid:
+        model = common["model"]
+        name = f"{model}-{norm}-{optimizer}-{control}-lr{lr:g}-seed{seed}"
+        options = {"width_multiplier": 0.25, **common, **changes}
+        found[name] = Config(
+            out=folder / name,
             norm=norm,
             optimizer=optimizer,
             scale_control=control,
@@ -154,5 +88,44 @@ def _grid(options: Mapping[str, Any]) -> Runs:
             resume=True,
             **options,
         )
-        for optimizer, (norm, control), lr, seed in grid
+    return found
+
+
+def at_best_rates(runs: Runs, folder: Path) -> Runs:
+    """Of some runs those at the best rate of their method.
+
+    Rates are judged by the finished runs in the folder of the study.
+    """
+    methods = {name: _method(config.settings()) for name, config in runs.items()}
+    finished = [run for run in map(Run, sorted(folder.glob("*"))) if run.finished]
+    paths = [r.path for r in finished if _method(r.settings) in methods.values()]
+    best = {
+        _method(record["settings"]): record["settings"]["lr"][
+            ACCURACY.best_rate(ACCURACY.scores(record))
+        ]
+        for record in JUDGE.read(paths)
     }
+    rates = {config.lr for config in runs.values()}
+    for name, method in methods.items():
+        if method not in best:
+            raise RunError(
+                f"--at-best-rate needs finished runs of each method in {folder}; there "
+                f"is none like {name}, of any rate and seed."
+            )
+        if best[method] not in rates:
+            raise RunError(
+                f"--at-best-rate: runs like {name} are best at a rate of "
+                f"{best[method]:g}, which must be among those of --lr."
+            )
+    return {
+        name: config
+        for name, config in runs.items()
+        if config.lr == best[methods[name]]
+    }
+
+
+def _method(settings: Mapping[str, Any]) -> str:
+    """All settings but those that a method is tried with."""
+    tried = ("lr", "seed", "seeds")
+    kept = {name: x for name, x in settings.items() if name not in tried}
+    return json.dumps(kept, sort_keys=True)

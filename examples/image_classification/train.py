@@ -1,18 +1,25 @@
 """Training: a state that is advanced step by step over the devices of a mesh."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from examples.image_classification import data
-from examples.image_classification.config import Config
-from examples.image_classification.functions import functions_of, load
+from examples.image_classification import data, models
+from examples.image_classification.config import SMALL_IMAGE, Config
 from examples.image_classification.mesh import Layout
-from examples.image_classification.step import Report, Totals
+from examples.image_classification.objective import Objective, take_apart
+from examples.image_classification.step import Report, State, Step
+
+load = functools.lru_cache(maxsize=1)(data.load)
+"""Reads the images of a study once."""
 
 
 class Program:
@@ -21,10 +28,17 @@ class Program:
     def __init__(self, config: Config):
         """Finds out whether options go together; start() begins."""
         self.config = config
-        self.layout, self.dataset = Layout.of(config), load(config)
-        self._training = self._loader(self.dataset.train, augmentation(config))
-        self._testing = self._loader(self.dataset.test, None)
-        self.steps_per_epoch = self._training.steps_per_epoch
+        self.layout = Layout.of(config)
+        self.dataset = load(config.data, config.data_dir, config.image_size)
+        self._loader = data.Loader(
+            self.dataset,
+            config.batch_size,
+            seed=config.seed,
+            augment=config.augment,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        self.steps_per_epoch = self._loader.steps_per_epoch
         self.total_steps = config.epochs * self.steps_per_epoch
         self._lr, self._seed = np.float32(config.lr), np.uint32(config.seed)
         self.step = 0
@@ -34,19 +48,22 @@ class Program:
 
     def start(self) -> None:
         """Makes the initial state."""
-        self.functions = functions_of(self.config)
+        # Runs of a study that differ in nothing else share what is compiled.
+        shared = dataclasses.replace(
+            self.config, out=Path(), resume=False, lr=1.0, seed=0
+        )
+        self.functions = functions_of(shared)
         self.state = self.functions.start(self._seed, self._lr)
 
     def batches(self) -> Iterator[dict[str, np.ndarray]]:
         """This process's part of the batches that are left."""
-        return self._training.batches(self.step, self.total_steps)
+        return self._loader.training(self.step, self.total_steps)
 
     def run(self) -> Iterator[tuple[int, list[Report]]]:
         """Advances; yields the number of steps done and the reports since last time.
 
         It does so every `log_every` steps and at the end of each epoch.
         """
-        every = self.config.log_every
         reports: list[Report] = []
         start = time.perf_counter()
         for images in self.batches():
@@ -58,80 +75,94 @@ class Program:
             self.state, report = self.functions.advance(*arguments)
             reports.append(report)
             self.step += 1
-            if self.step % every == 0 or self.at_end_of_epoch:
+            if self.step % self.config.log_every == 0 or self.at_end_of_epoch:
                 reports = jax.device_get(reports)
                 self.step_seconds.append((time.perf_counter() - start) / len(reports))
                 yield self.step, reports
                 reports, start = [], time.perf_counter()
 
-    def test(self) -> Totals:
-        """Sums over the test images."""
-        variables = self.functions.step.tested(self.state)
-        totals = [
-            self.functions.test(variables, self.layout.put(batch))
-            for batch in self._testing.epoch()
+    def results_of_epoch(self) -> dict[str, float]:
+        """Means over the training images as they were seen, and the test images."""
+        tested = [
+            self.functions.test(self.state, self.layout.put(batch))
+            for batch in self._loader.testing()
         ]
-        return jax.tree.map(lambda *x: np.float64(sum(x)), *jax.device_get(totals))
-
-    @property
-    def training_totals(self) -> Totals:
-        """Sums over the training images of this epoch so far."""
-        return jax.tree.map(np.float64, jax.device_get(self.state.epoch))
+        found = {}
+        for name, parts in (("train", [self.state.epoch]), ("test", tested)):
+            sums = np.array(jax.device_get(parts), np.float64).sum(axis=0)
+            found[f"{name}_loss"] = float(sums[0] / sums[2])
+            found[f"{name}_accuracy"] = float(sums[1] / sums[2])
+        return found
 
     @property
     def at_end_of_epoch(self) -> bool:
         return self.step % self.steps_per_epoch == 0
 
-    @property
-    def epoch(self) -> int:
-        """Whole epochs that are done."""
-        return self.step // self.steps_per_epoch
-
-    @property
-    def finished(self) -> bool:
-        return self.step >= self.total_steps
-
-    def checkpoint(self) -> dict[str, jax.Array]:
-        """The state, by the names of its leaves."""
-        return named(self.state)
-
-    def template(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The form of a checkpoint on this mesh; it may be from another."""
+    def template(self, step: int) -> State:
+        """Shapes of a checkpoint on this mesh; it may be from another."""
         del step
-        return named(self.functions.shapes)
+        return self.functions.state
 
-    def restore(self, step: int, checkpoint: dict[str, jax.Array]) -> None:
+    def restore(self, step: int, state: State) -> None:
         """Goes on from a checkpoint."""
-        leaves = [checkpoint[name] for name in named(self.functions.shapes)]
-        self.state = jax.tree.unflatten(
-            jax.tree.structure(self.functions.shapes), leaves
+        self.step, self.state = step, state
+
+
+class Functions:
+    """What a run calls on its mesh.
+
+    start(seed, lr) -> state
+    advance(state, batch, step, seed, lr) -> state, report; takes the old state's memory
+    test(state, batch) -> totals
+    """
+
+    def __init__(self, config: Config):
+        dataset = load(config.data, config.data_dir, config.image_size)
+        layout = Layout.of(config)
+        form = nnx.eval_shape(lambda: network(config, dataset, nnx.Rngs(0)))
+        mean, std = data.statistics(dataset.train)
+        objective = Objective(form, mean, std, config.label_smoothing)
+        step = Step(config, objective, len(dataset.train.labels) // config.batch_size)
+
+        def start(seed: jax.Array, lr: jax.Array) -> State:
+            rngs = nnx.Rngs(params=jax.random.key(seed))
+            _, variables = take_apart(network(config, dataset, rngs))
+            return step.init(variables, lr)
+
+        self.state = layout.placed(jax.eval_shape(start, 0, 0.0))
+        """Its shapes, with the place of each leaf on the mesh."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.state)
+        self.start = jax.jit(start, out_shardings=shardings)
+        self.test = jax.jit(step.test, out_shardings=layout.whole)
+        self._step = jax.jit(
+            step, donate_argnums=0, out_shardings=(shardings, layout.whole)
         )
-        self.step = step
+        self.advance: Any = None
 
-    def _loader(self, source: data.Source, augment: data.Augment | None) -> data.Loader:
-        """Of training images if there is an augmentation, were it to do nothing."""
-        return data.Loader(
-            source,
-            self.config.batch_size,
-            seed=self.config.seed,
-            train=augment is not None,
-            augment=augment or data.Augment(),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+    def compile(self, *arguments: Any) -> float:
+        """Compiles `advance` for its arguments, once; the seconds that it took."""
+        if self.advance is not None:
+            return 0.0
+        start = time.perf_counter()
+        self.advance = self._step.lower(*arguments).compile()
+        return time.perf_counter() - start
 
 
-def augmentation(config: Config) -> data.Augment:
-    """What is done to training images."""
-    usual = data.Augment()
-    if config.augment:
-        usual = data.default_augment(config.data)
-    return dataclasses.replace(usual, mixup=config.mixup)
+functions_of = functools.lru_cache(maxsize=1)(Functions)
 
 
-def named(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in leaves
-    }
+def network(config: Config, dataset: data.Dataset, rngs: nnx.Rngs) -> models.Network:
+    """The network of a configuration, with its initial parameters."""
+    height, width, channels = dataset.image_shape
+    layers = models.Layers(
+        rngs,
+        num_classes=dataset.classes,
+        in_channels=channels,
+        norm=config.norm,
+        initialization=config.initialization,
+        width_multiplier=config.width_multiplier,
+        small_images=max(height, width) <= SMALL_IMAGE,
+        stochastic_depth=config.stochastic_depth,
+        dtype=jnp.dtype(config.dtype),
+    )
+    return models.build(config.model, layers)

@@ -1,107 +1,141 @@
-"""A data set saved by Hugging Face's `DatasetDict.save_to_disk`."""
+"""Whatever Hugging Face `datasets` reads.
 
-import io
+That is a folder with a folder of images for each class, Parquet files, what
+`DatasetDict.save_to_disk` wrote, or a name on the hub.
+"""
+
+import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import datasets
 import numpy as np
+from PIL import Image, ImageOps
 
 from examples.common.runs import RunError
-from examples.image_classification.data.dataset import (
-    Dataset,
-    checked_labels,
-    one_line,
-)
-from examples.image_classification.data.decode import EncodedSource
-
-MARK = "dataset_dict.json"
-"""The file that says what a folder holds."""
+from examples.image_classification.data.sources import Dataset, mirrored
 
 TEST_SPLITS = ("validation", "val", "test")
 """Looked for in this order: labels of "test" are often secret where there are more."""
 
+DECODER = datasets.Image(mode="RGB")
+BILINEAR = Image.Resampling.BILINEAR
 
-class RowSource(EncodedSource):
-    """Rows of a table with encoded images."""
 
-    def __init__(
-        self, rows: Any, column: str, labels: np.ndarray, size: int, where: Path
-    ):
-        super().__init__(labels, size)
-        self._rows = rows
-        self._column = column
-        self._where = where
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Images of any size, decoded and resized when they are read."""
 
-    def _files(self, indices: np.ndarray) -> Iterator[tuple[Path | BinaryIO, str]]:
-        # Of no rows, `datasets` gives no columns.
-        encoded = self._rows[indices.tolist()][self._column] if len(indices) else []
+    rows: Any
+    """Of one column, encoded images."""
+    labels: np.ndarray
+    size: int
+    where: str
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """The shorter side is resized, and the middle cut out."""
+        size = (self.size, self.size)
+        middles = [ImageOps.fit(x, size, BILINEAR) for x in self._decoded(indices)]
+        return np.stack([np.asarray(middle) for middle in middles])
+
+    def augmented(self, indices: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """A region of the picture, resized; half of them are mirrored."""
+        size = (self.size, self.size)
+        regions = [
+            picture.resize(size, BILINEAR, random_region(*picture.size, draw))
+            for picture, draw in zip(self._decoded(indices), draws, strict=True)
+        ]
+        images = np.stack([np.asarray(region) for region in regions])
+        return mirrored(images, draws[:, 4])
+
+    def _decoded(self, indices: np.ndarray) -> Iterator[Image.Image]:
+        (column,) = self.rows.column_names
+        encoded = self.rows[indices.tolist()][column]
         for index, image in zip(indices, encoded, strict=True):
-            where = f"{self._where}: image {index}"
-            if image is None:
-                raise RunError(f"{where} is missing.")
-            # The bytes of the file, or where it lies.
-            content, path = image["bytes"], image["path"]
-            yield Path(path or "") if content is None else io.BytesIO(content), where
+            image = image or {"path": None, "bytes": None}
+            try:
+                picture = DECODER.decode_example(image)
+            except Exception as error:  # of a damaged file, Pillow raises many types
+                name = image["path"] or f"image {index} of {self.where}"
+                raise RunError(f"{name} cannot be read as an image: {error}.") from None
+            yield picture
 
 
-def load(data_dir: Path, image_size: int) -> Dataset:
-    """Opens the data set; its columns are found by their types."""
-    try:
-        import datasets
-    except ImportError:
-        raise RunError(
-            f"{data_dir} is a Hugging Face data set: reading it needs the package "
-            "datasets, pip install datasets."
-        ) from None
-    try:
-        splits = datasets.load_from_disk(str(data_dir))
-    except Exception as error:  # of Arrow, JSON and files: not bounded
-        raise RunError(
-            f"{data_dir} cannot be read as a Hugging Face data set: {one_line(error)}"
-        ) from None
+def random_region(
+    width: int, height: int, draws: np.ndarray
+) -> tuple[float, float, float, float]:
+    """Left, upper, right and lower border.
+
+    Areas are uniform from 8 to 100 percent, widths over heights log-uniform from 3/4 to
+    4/3; what is too wide or high is cut off. Szegedy et al.,
+    https://arxiv.org/abs/1409.4842, 2014.
+    """
+    area = width * height * (0.08 + 0.92 * draws[0])
+    ratio = (4 / 3) ** (2 * draws[1] - 1)
+    own_width = min(width, math.sqrt(area * ratio))
+    own_height = min(height, math.sqrt(area / ratio))
+    left = draws[2] * (width - own_width)
+    top = draws[3] * (height - own_height)
+    return left, top, left + own_width, top + own_height
+
+
+def load(place: str, size: int) -> Dataset:
+    """Opens a data set; its columns are found by their types."""
+    splits = _read(place)
     test = next((name for name in TEST_SPLITS if name in splits), None)
     if "train" not in splits or test is None:
         raise RunError(
-            f"{data_dir} must have the splits train and validation (or test), it has "
-            f"{', '.join(splits) or 'none'}."
+            f"{place} must have the splits train and validation (or test), it has "
+            f"{', '.join(splits)}."
         )
     features = splits["train"].features
-    image = _column(features, datasets.Image, "image", data_dir)
-    label = _column(features, datasets.ClassLabel, "label", data_dir)
+    image = _column(features, datasets.Image, ("image",), place)
+    label = _column(features, datasets.ClassLabel, ("label", "fine_label"), place)
     for name in (image, label):
         if splits[test].features.get(name) != features[name]:
             raise RunError(
-                f"{data_dir}: column {name} of {test} differs from that of train."
+                f"{place}: column {name} of {test} differs from that of train."
             )
-    class_names = tuple(features[label].names)
 
-    def source(split: str) -> RowSource:
-        rows = splits[split]
-        where = data_dir / split
-        labels = checked_labels(rows[label][:], len(class_names), where)
-        # Read without their decoder, which would keep the size.
-        rows = rows.select_columns([image])
+    def source(split: str) -> Pictures:
+        labels = np.asarray(splits[split][label][:])
+        if not len(labels) or labels.dtype.kind != "i" or labels.min() < 0:
+            raise RunError(f"{place}: {split} must have images, and a label for each.")
+        rows = splits[split].select_columns([image])
         rows = rows.cast_column(image, datasets.Image(decode=False))
-        return RowSource(rows, image, labels, image_size, where)
+        return Pictures(rows, labels.astype(np.int32), size, f"{split} of {place}")
 
-    return Dataset(
-        name="folder",
-        train=source("train"),
-        test=source(test),
-        class_names=class_names,
-        image_shape=(image_size, image_size, 3),
-    )
+    train, tested = source("train"), source(test)
+    untrained = np.setdiff1d(tested.labels, train.labels)
+    if len(untrained):
+        name = features[label].int2str(int(untrained[0]))
+        raise RunError(f"{place}: train has no images of {name}, a class of {test}.")
+    return Dataset(train, tested, features[label].num_classes, (size, size, 3))
 
 
-def _column(features: Any, kind: type, usual: str, where: Path) -> str:
-    """The column of a type; if there are several, that of the usual name."""
-    found = [name for name, feature in features.items() if isinstance(feature, kind)]
-    if usual in found:
-        return usual
-    if len(found) != 1:
+def _read(place: str) -> Any:
+    try:
+        if (Path(place) / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(place)
+        return datasets.load_dataset(place)
+    except Exception as error:  # of files, Arrow, JSON and the network: not bounded
+        why = " ".join(str(error).split()).rstrip(".")
         raise RunError(
-            f"{where} must have one column of type {kind.__name__}, or one of them "
-            f"named {usual}; it has {', '.join(found) or 'none'}."
-        )
-    return found[0]
+            f"{place} cannot be read ({why}): --data-dir must be a folder of images, "
+            "of Parquet files or written by save_to_disk, or a name on the Hugging "
+            "Face hub."
+        ) from None
+
+
+def _column(features: Any, kind: type, usual: tuple[str, ...], place: str) -> str:
+    """The column of a type; if there are several, one with a usual name."""
+    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    for name in usual if len(found) != 1 else found:
+        if name in found:
+            return name
+    raise RunError(
+        f"{place} must have one column of type {kind.__name__}, or one of them named "
+        f"{usual[0]}; it has {', '.join(found) or 'none'}."
+    )

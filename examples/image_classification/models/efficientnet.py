@@ -1,28 +1,19 @@
 """EfficientNetV2: Tan and Le, https://arxiv.org/abs/2104.00298, 2021."""
 
 import dataclasses
-import functools
+from typing import NamedTuple
 
 from flax import nnx
 
-from examples.image_classification.models.initialization import (
-    Initialization,
-    branch_end,
+from examples.image_classification.models.layers import (
+    Block,
+    Layers,
+    Network,
+    SqueezeExcitation,
 )
-from examples.image_classification.models.layers import Layers, Options
-from examples.image_classification.models.network import Block, Network, drop_rates
-from examples.image_classification.models.normalization import Identity
-
-MOMENTUM = 0.9
-EPSILON = 1e-3
-STOCHASTIC_DEPTH = 0.2
-
-_HEAD_CHANNELS = 1280
-_SQUEEZE_RATIO = 0.25
 
 
-@dataclasses.dataclass(frozen=True)
-class _Stage:
+class Stage(NamedTuple):
     """Blocks of one kind; the first has the stride.
 
     A fused block has one 3 x 3 convolution where others have a 1 x 1 and a depthwise
@@ -36,140 +27,99 @@ class _Stage:
     width: int
 
 
-@dataclasses.dataclass(frozen=True)
-class _Config:
-    stem_width: int
-    stages: tuple[_Stage, ...]
-
-
 MODELS = {
-    "efficientnetv2-b0": _Config(
+    "efficientnetv2-b0": (
         32,
         (
-            _Stage(True, depth=1, stride=1, expansion=1, width=16),
-            _Stage(True, depth=2, stride=2, expansion=4, width=32),
-            _Stage(True, depth=2, stride=2, expansion=4, width=48),
-            _Stage(False, depth=3, stride=2, expansion=4, width=96),
-            _Stage(False, depth=5, stride=1, expansion=6, width=112),
-            _Stage(False, depth=8, stride=2, expansion=6, width=192),
+            Stage(True, depth=1, stride=1, expansion=1, width=16),
+            Stage(True, depth=2, stride=2, expansion=4, width=32),
+            Stage(True, depth=2, stride=2, expansion=4, width=48),
+            Stage(False, depth=3, stride=2, expansion=4, width=96),
+            Stage(False, depth=5, stride=1, expansion=6, width=112),
+            Stage(False, depth=8, stride=2, expansion=6, width=192),
         ),
     ),
-    "efficientnetv2-s": _Config(
+    "efficientnetv2-s": (
         24,
         (
-            _Stage(True, depth=2, stride=1, expansion=1, width=24),
-            _Stage(True, depth=4, stride=2, expansion=4, width=48),
-            _Stage(True, depth=4, stride=2, expansion=4, width=64),
-            _Stage(False, depth=6, stride=2, expansion=4, width=128),
-            _Stage(False, depth=9, stride=1, expansion=6, width=160),
-            _Stage(False, depth=15, stride=2, expansion=6, width=256),
+            Stage(True, depth=2, stride=1, expansion=1, width=24),
+            Stage(True, depth=4, stride=2, expansion=4, width=48),
+            Stage(True, depth=4, stride=2, expansion=4, width=64),
+            Stage(False, depth=6, stride=2, expansion=4, width=128),
+            Stage(False, depth=9, stride=1, expansion=6, width=160),
+            Stage(False, depth=15, stride=2, expansion=6, width=256),
         ),
     ),
 }
+"""Channels of the stem, and the stages."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    """What one block is to be."""
-
-    fused: bool
-    in_channels: int
-    out_channels: int
-    expansion: int
-    stride: int
-
-    @property
-    def residual(self) -> bool:
-        return self.stride == 1 and self.in_channels == self.out_channels
-
-
-def build(name: str, layers: Layers, options: Options) -> Network:
+def build(name: str, layers: Layers) -> Network:
     """An EfficientNetV2, without the dropout before its classifier.
 
     For small images the stem has stride 1; the later strides, of 16 together, stay.
     """
-    config = MODELS[name]
-    stem_channels = options.width(config.stem_width)
-    shapes = _shapes(config, stem_channels, options)
-    num_residual = sum(shape.residual for shape in shapes)
-    rates = drop_rates(options.stochastic_depth, len(shapes))
-    stem_stride = 1 if options.small_images else 2
+    layers = dataclasses.replace(layers, epsilon=1e-3)
+    stem_width, stages = MODELS[name]
+    channels = layers.width(stem_width)
+    stride = 1 if layers.small_images else 2
     stem = layers.conv(
-        options.in_channels,
-        stem_channels,
-        3,
-        stride=stem_stride,
-        activation=nnx.silu,
+        layers.in_channels, channels, 3, stride=stride, activation=nnx.silu
     )
+    shapes = []
+    for stage in stages:
+        width = layers.width(stage.width)
+        for index in range(stage.depth):
+            stride = stage.stride if index == 0 else 1
+            shapes.append((stage, stride, channels, width))
+            channels = width
+    residual = [stride == 1 and before == after for _, stride, before, after in shapes]
+    rates = layers.drop_rates(len(shapes), published=0.2)
     blocks = [
         Block(
-            _branch(layers, shape, options.initialization, num_residual),
-            shortcut=Identity() if shape.residual else None,
+            _branch(layers, *shape, num_branches=sum(residual) if adds else 1),
+            residual=adds,
             drop_rate=rate,
         )
-        for shape, rate in zip(shapes, rates, strict=True)
+        for shape, adds, rate in zip(shapes, residual, rates, strict=True)
     ]
-    head_channels = options.width(_HEAD_CHANNELS)
-    head = layers.conv(shapes[-1].out_channels, head_channels, 1, activation=nnx.silu)
+    head_channels = layers.width(1280)
     return Network(
         stem=[stem],
         blocks=blocks,
-        head=[head],
-        classifier=layers.linear(head_channels, options.num_classes),
+        head=[layers.conv(channels, head_channels, 1, activation=nnx.silu)],
+        classifier=layers.linear(head_channels, layers.num_classes),
         dtype=layers.dtype,
     )
 
 
-def _shapes(config: _Config, in_channels: int, options: Options) -> list[_Shape]:
-    shapes = []
-    for stage in config.stages:
-        width = options.width(stage.width)
-        for index in range(stage.depth):
-            stride = stage.stride if index == 0 else 1
-            shapes.append(
-                _Shape(stage.fused, in_channels, width, stage.expansion, stride)
-            )
-            in_channels = width
-    return shapes
-
-
 def _branch(
-    layers: Layers, shape: _Shape, initialization: Initialization, num_residual: int
+    layers: Layers,
+    stage: Stage,
+    stride: int,
+    before: int,
+    after: int,
+    num_branches: int,
 ) -> list[nnx.Module]:
-    hidden = shape.expansion * shape.in_channels
-    end = functools.partial(
-        branch_end, initialization, num_residual if shape.residual else 1
-    )
-    if shape.fused and shape.expansion == 1:
+    hidden, silu = stage.expansion * before, nnx.silu
+    first: list[nnx.Module]
+    if stage.expansion == 1:
+        end = layers.branch_end(num_branches, silu)
         return [
             layers.conv(
-                shape.in_channels,
-                shape.out_channels,
-                3,
-                stride=shape.stride,
-                activation=nnx.silu,
-                initializer=end(nnx.silu),
+                before, after, 3, stride=stride, activation=silu, initializer=end
             )
         ]
-    if shape.fused:
-        return [
+    if stage.fused:
+        end = layers.branch_end(num_branches)
+        first = [layers.conv(before, hidden, 3, stride=stride, activation=silu)]
+    else:
+        end = layers.branch_end(num_branches, nnx.sigmoid)
+        first = [
+            layers.conv(before, hidden, 1, activation=silu),
             layers.conv(
-                shape.in_channels, hidden, 3, stride=shape.stride, activation=nnx.silu
+                hidden, hidden, 3, stride=stride, depthwise=True, activation=silu
             ),
-            layers.conv(hidden, shape.out_channels, 1, initializer=end()),
+            SqueezeExcitation(layers, hidden, max(1, before // 4)),
         ]
-    return [
-        layers.conv(shape.in_channels, hidden, 1, activation=nnx.silu),
-        layers.conv(
-            hidden,
-            hidden,
-            3,
-            stride=shape.stride,
-            depthwise=True,
-            activation=nnx.silu,
-        ),
-        layers.squeeze_excitation(
-            hidden, max(1, int(_SQUEEZE_RATIO * shape.in_channels))
-        ),
-        layers.conv(hidden, shape.out_channels, 1, initializer=end(nnx.sigmoid)),
-    ]
+    return [*first, layers.conv(hidden, after, 1, initializer=end)]

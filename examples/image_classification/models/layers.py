@@ -1,46 +1,54 @@
-"""The layers that the models are made of.
+"""The layers that the models are made of, and their initial weights.
 
 All are called as layer(x, train=train), images being [n, h, w, channels].
+
+Initially every layer keeps the second moment of activations at one: a convolution with
+an activation behind it takes `variance_preserving(activation)`. Where nothing follows
+(the end of a residual branch, the projection of a shortcut, the classifier) that is the
+gain of the identity. The last layer of a squeeze-and-excitation gate has it too, so
+that sigmoid(z) starts in its linear range; the convolution after the gate makes up for
+the factor of about 1/2 with `variance_preserving(sigmoid)`. Biases start at zero.
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from examples.image_classification.models.initialization import (
-    Initialization,
-    Initializer,
-    gain_of,
-)
-from examples.image_classification.models.normalization import NormFactory
-from stablegrad_optax.initializers import Activation
+from examples.image_classification.config import Initialization, Norm
+from stablegrad_optax.initializers import Activation, variance_preserving
 
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What models of every family can be asked for; build() says what it means."""
-
-    num_classes: int
-    in_channels: int
-    width_multiplier: float
-    small_images: bool
-    stochastic_depth: float
-    initialization: Initialization
-
-    def width(self, channels: int) -> int:
-        return scaled_width(channels, self.width_multiplier)
+Initializer = jax.nn.initializers.Initializer
 
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Makes layers; holds what all those of a model have in common."""
+    """Makes the layers of one model, and says what the model is to be."""
 
-    norm: NormFactory
-    dtype: Any
     rngs: nnx.Rngs
+    num_classes: int
+    in_channels: int = 3
+    norm: Norm = "batch"
+    """BatchNorm behind every convolution, or nothing."""
+    initialization: Initialization = "variance-preserving"
+    width_multiplier: float = 1.0
+    small_images: bool = False
+    """A stem that keeps the size of images of about 32 pixels."""
+    stochastic_depth: float | None = None
+    """Rate at which residual branches are dropped; None for what was published."""
+    dtype: Any = jnp.float32
+    """Of the computation; parameters, statistics and logits are float32."""
+    epsilon: float = 1e-5
+    """Of BatchNorm."""
+
+    def width(self, channels: int) -> int:
+        """Rounded to a multiple of 8, which suits hardware, where there are as many."""
+        scaled = channels * self.width_multiplier
+        return 8 * int(scaled / 8 + 0.5) or max(1, round(scaled))
 
     def conv(
         self,
@@ -67,15 +75,18 @@ class Layers:
             dtype=self.dtype,
             rngs=self.rngs,
         )
-        return ConvNorm(conv, self.norm(out_channels, rngs=self.rngs), activation)
-
-    def squeeze_excitation(
-        self, channels: int, hidden_channels: int
-    ) -> "SqueezeExcitation":
-        return SqueezeExcitation(
-            self.linear(channels, hidden_channels, nnx.silu),
-            self.linear(hidden_channels, channels),
-        )
+        norm = None
+        if self.norm == "batch":
+            # Scale and bias start at constants. The model's rngs are left as they are,
+            # so that with norms and without a seed gives the same convolutions.
+            norm = nnx.BatchNorm(
+                out_channels,
+                momentum=0.9,
+                epsilon=self.epsilon,
+                dtype=jnp.float32,
+                rngs=nnx.Rngs(0),
+            )
+        return ConvNorm(conv, norm, activation)
 
     def linear(
         self, in_features: int, out_features: int, activation: Activation | None = None
@@ -89,22 +100,51 @@ class Layers:
             rngs=self.rngs,
         )
 
+    def drop_rates(self, num_blocks: int, published: float) -> list[float]:
+        """Rising linearly from 0 at the first block to nearly the given rate."""
+        rate = published if self.stochastic_depth is None else self.stochastic_depth
+        return [rate * index / num_blocks for index in range(num_blocks)]
+
+    def branch_end(
+        self, num_branches: int, activation: Activation | None = None
+    ) -> Initializer:
+        """Initialises the last convolution of one of this many residual branches.
+
+        The activation is the one behind it, or that of the gate before it. A branch is
+        as large as its shortcut, so that without normalisation second moments may
+        double with each block. "depth-scaled" branches add L times 1/L.
+        """
+        initializer = gain_of(activation)
+        if self.initialization == "variance-preserving":
+            return initializer
+        return lambda *args: num_branches**-0.5 * initializer(*args)
+
+
+@functools.cache
+def gain_of(activation: Activation | None) -> Initializer:
+    """variance_preserving; None for the identity."""
+    return variance_preserving(nnx.identity if activation is None else activation)
+
 
 class ConvNorm(nnx.Module):
-    """A convolution, the norm, an activation if there is one.
+    """A convolution, BatchNorm or nothing, an activation if there is one.
 
     The convolution has no bias, with a norm or without: batch normalisation would
     subtract it again, and a network without normalisation is to differ from one with it
     by the norms alone.
     """
 
-    def __init__(self, conv: nnx.Conv, norm: Any, activation: Activation | None):
+    def __init__(self, conv: nnx.Conv, norm: nnx.BatchNorm | None, activation: Any):
         self.conv = conv
         self.norm = norm
         self.activation = activation
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = self.norm(self.conv(x), train=train)
+        x = self.conv(x)
+        if self.norm is not None:
+            # In float32 whatever the dtype of the layers: running averages rounded to
+            # bfloat16 would not be those that were learned.
+            x = self.norm(x, use_running_average=not train).astype(x.dtype)
         return x if self.activation is None else self.activation(x)
 
 
@@ -114,14 +154,13 @@ class SqueezeExcitation(nnx.Module):
     Its two layers have biases, and no norm follows them: so they were published.
     """
 
-    def __init__(self, squeeze: nnx.Linear, excite: nnx.Linear):
-        self.squeeze = squeeze
-        self.excite = excite
+    def __init__(self, layers: Layers, channels: int, hidden_channels: int):
+        self.squeeze = layers.linear(channels, hidden_channels, nnx.silu)
+        self.excite = layers.linear(hidden_channels, channels)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         del train
-        means = pixel_means(x)
-        gate = nnx.sigmoid(self.excite(nnx.silu(self.squeeze(means))))
+        gate = nnx.sigmoid(self.excite(nnx.silu(self.squeeze(pixel_means(x)))))
         return x * gate[:, None, None, :].astype(x.dtype)
 
 
@@ -133,11 +172,77 @@ class MaxPool(nnx.Module):
         return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
+class Block(nnx.Module):
+    """activation(shortcut(x) + branch(x)), or the branch alone.
+
+    Without a shortcut of its own a residual block adds its input; without an activation
+    the sum is the output.
+    """
+
+    def __init__(
+        self,
+        branch: Sequence[nnx.Module],
+        *,
+        residual: bool,
+        shortcut: ConvNorm | None = None,
+        activation: Activation | None = None,
+        drop_rate: float,
+    ):
+        self.branch = nnx.List(branch)
+        self.residual = residual
+        self.shortcut = shortcut
+        self.activation = activation
+        # Stochastic depth: the branch is zero for some images, larger for others.
+        self.drop = nnx.Dropout(drop_rate, broadcast_dims=(1, 2, 3))
+
+    def __call__(
+        self, x: jax.Array, *, train: bool, key: jax.Array | None
+    ) -> jax.Array:
+        y = x
+        for layer in self.branch:
+            y = layer(y, train=train)
+        if self.residual:
+            y = self.drop(y, deterministic=not train, rngs=key)
+            y += x if self.shortcut is None else self.shortcut(x, train=train)
+        return y if self.activation is None else self.activation(y)
+
+
+class Network(nnx.Module):
+    """An image classifier."""
+
+    def __init__(
+        self,
+        *,
+        stem: Sequence[nnx.Module],
+        blocks: Sequence[Block],
+        head: Sequence[nnx.Module] = (),
+        classifier: nnx.Linear,
+        dtype: Any,
+    ):
+        self.stem = nnx.List(stem)
+        self.blocks = nnx.List(blocks)
+        self.head = nnx.List(head)
+        self.classifier = classifier
+        self.dtype = dtype
+
+    def __call__(
+        self, images: jax.Array, *, train: bool, key: jax.Array | None
+    ) -> jax.Array:
+        """Logits, float32 [n, num_classes], of normalised images.
+
+        In training norms take the statistics of this batch and update their running
+        averages, and stochastic depth, if there is any, needs a key.
+        """
+        x = images.astype(self.dtype)
+        for layer in self.stem:
+            x = layer(x, train=train)
+        for index, block in enumerate(self.blocks):
+            block_key = None if key is None else jax.random.fold_in(key, index)
+            x = block(x, train=train, key=block_key)
+        for layer in self.head:
+            x = layer(x, train=train)
+        return self.classifier(pixel_means(x))
+
+
 def pixel_means(x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-
-
-def scaled_width(channels: int, multiplier: float) -> int:
-    """Rounded to a multiple of 8, which suits hardware, where there are as many."""
-    scaled = channels * multiplier
-    return 8 * int(scaled / 8 + 0.5) or max(1, round(scaled))

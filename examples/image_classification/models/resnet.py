@@ -4,95 +4,68 @@ In bottleneck blocks the 3 x 3 convolution has the stride ("v1.5"), which is wha
 published results are of.
 """
 
-import dataclasses
-
 from flax import nnx
 
-from examples.image_classification.models.initialization import branch_end
-from examples.image_classification.models.layers import Layers, MaxPool, Options
-from examples.image_classification.models.network import Block, Network, drop_rates
-from examples.image_classification.models.normalization import Identity
-
-MOMENTUM = 0.9
-EPSILON = 1e-5
-STOCHASTIC_DEPTH = 0.0
-
-_WIDTHS = (64, 128, 256, 512)
-_EXPANSION = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class _Config:
-    depths: tuple[int, ...]
-    bottleneck: bool
-
+from examples.image_classification.models.layers import Block, Layers, MaxPool, Network
 
 MODELS = {
-    "resnet18": _Config((2, 2, 2, 2), bottleneck=False),
-    "resnet34": _Config((3, 4, 6, 3), bottleneck=False),
-    "resnet50": _Config((3, 4, 6, 3), bottleneck=True),
-    "resnet101": _Config((3, 4, 23, 3), bottleneck=True),
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
 }
+"""Blocks of each stage."""
+BOTTLENECK = ("resnet50", "resnet101")
 
 
-def build(name: str, layers: Layers, options: Options) -> Network:
+def build(name: str, layers: Layers) -> Network:
     """A ResNet; for small images its stem is one 3 x 3 convolution of stride 1."""
-    config = MODELS[name]
-    widths = [options.width(width) for width in _WIDTHS]
-    num_blocks = sum(config.depths)
-    last_initializer = branch_end(options.initialization, num_blocks)
-    rates = iter(drop_rates(options.stochastic_depth, num_blocks))
+    depths, bottleneck = MODELS[name], name in BOTTLENECK
+    num_blocks = sum(depths)
+    last_initializer = layers.branch_end(num_blocks)
+    rates = iter(layers.drop_rates(num_blocks, published=0.0))
+    relu = nnx.relu
 
-    channels = widths[0]
+    stem_width = channels = layers.width(64)
     blocks = []
-    for stage, (width, depth) in enumerate(zip(widths, config.depths, strict=True)):
-        out_channels = _EXPANSION * width if config.bottleneck else width
+    for stage, depth in enumerate(depths):
+        width = layers.width(64 * 2**stage)
+        out_channels = 4 * width if bottleneck else width
         for index in range(depth):
             stride = 2 if stage > 0 and index == 0 else 1
-            make = _bottleneck if config.bottleneck else _basic
-            shortcut: nnx.Module = Identity()
+            shortcut = None
             if stride > 1 or channels != out_channels:
                 shortcut = layers.conv(channels, out_channels, 1, stride=stride)
+            branch, hidden = [], channels
+            if bottleneck:
+                branch, hidden = (
+                    [layers.conv(channels, width, 1, activation=relu)],
+                    width,
+                )
+            branch.append(layers.conv(hidden, width, 3, stride=stride, activation=relu))
+            size = 1 if bottleneck else 3
+            last = layers.conv(width, out_channels, size, initializer=last_initializer)
             block = Block(
-                [
-                    *make(layers, channels, width, stride),
-                    layers.conv(
-                        width,
-                        out_channels,
-                        1 if config.bottleneck else 3,
-                        initializer=last_initializer,
-                    ),
-                ],
+                [*branch, last],
+                residual=True,
                 shortcut=shortcut,
-                activation=nnx.relu,
+                activation=relu,
                 drop_rate=next(rates),
             )
             blocks.append(block)
             channels = out_channels
+
+    stem: list[nnx.Module]
+    if layers.small_images:
+        stem = [layers.conv(layers.in_channels, stem_width, 3, activation=relu)]
+    else:
+        first = layers.conv(
+            layers.in_channels, stem_width, 7, stride=2, activation=relu
+        )
+        stem = [first, MaxPool()]
     return Network(
-        stem=_stem(layers, options, widths[0]),
+        stem=stem,
         blocks=blocks,
-        classifier=layers.linear(channels, options.num_classes),
+        classifier=layers.linear(channels, layers.num_classes),
         dtype=layers.dtype,
     )
-
-
-def _stem(layers: Layers, options: Options, width: int) -> list[nnx.Module]:
-    channels = options.in_channels
-    if options.small_images:
-        return [layers.conv(channels, width, 3, activation=nnx.relu)]
-    return [
-        layers.conv(channels, width, 7, stride=2, activation=nnx.relu),
-        MaxPool(),
-    ]
-
-
-def _basic(layers: Layers, channels: int, width: int, stride: int) -> list[nnx.Module]:
-    return [layers.conv(channels, width, 3, stride=stride, activation=nnx.relu)]
-
-
-def _bottleneck(
-    layers: Layers, channels: int, width: int, stride: int
-) -> list[nnx.Module]:
-    reduce = layers.conv(channels, width, 1, activation=nnx.relu)
-    return [reduce, *_basic(layers, width, width, stride)]
