@@ -73,7 +73,7 @@ class Objective:
 
 
 def _mixed(x: jax.Array, batch: Batch) -> jax.Array:
-    """Mixup, where a batch has weights for it: with the image at its other end."""
+    """Mixup, if a batch has weights for it: with the image at its other end."""
     if "mix_weight" not in batch:
         return x
     weight = batch["mix_weight"].reshape(-1, *[1] * (x.ndim - 1))

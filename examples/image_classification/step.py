@@ -67,11 +67,6 @@ class Step:
         """Step number `index`, counted from the beginning of the run."""
         config, params = self.config, state.variables.params
         key = jax.random.fold_in(jax.random.key(seed), index)
-        if config.mixup:
-            mix_key, key = jax.random.split(key)
-            shape = batch["label"].shape
-            weight = jax.random.beta(mix_key, config.mixup, config.mixup, shape)
-            batch = {**batch, "mix_weight": weight}
         gradient, batch_stats = self._gradient(state.variables, batch, key)
         extra = {}
         if config.scale_control == "stablegrad-prediction":

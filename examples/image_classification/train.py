@@ -35,6 +35,7 @@ class Program:
             config.batch_size,
             seed=config.seed,
             augment=config.augment,
+            mixup=config.mixup,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

@@ -13,9 +13,11 @@ from examples.image_classification.config import Config
 from examples.image_classification.mesh import AXES, Layout, parse
 from examples.image_classification.objective import Objective, Variables, take_apart
 from examples.image_classification.step import Step
-from examples.image_classification.watch import DivergedError, Watch, first_to_go
+from examples.image_classification.watch import DivergedError, first_to_go
 
 CLASSES, IMAGES = 3, 8
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 MEAN, STD = np.float32([0.4]), np.float32([0.2])
 
 
@@ -78,23 +80,19 @@ def test_loss_is_the_mean_cross_entropy_of_normalised_images():
     )
 
 
-def test_smoothed_and_mixed_labels():
+def test_smoothed_labels_and_mixup():
+    """Mixup is with the image at the other end of the batch."""
     step, state = make(label_smoothing=0.3)
-    images, others = batch(seed=0), batch(seed=1)
+    images = batch()
     share = np.linspace(0, 1, IMAGES).astype(np.float32)
-    mixed = images | {
-        "mix_image": others["image"],
-        "mix_label": others["label"],
-        "mix_weight": jnp.asarray(share),
-    }
+    mixed = images | {"mix_weight": jnp.asarray(share)}
     logits, _ = step.objective.predict(*state.variables, mixed, None)
-    pixels = [np.float64(b["image"]) for b in (images, others)]
-    weight = share[:, None, None, None]
-    between = (1 - weight) * pixels[0] + weight * pixels[1]
+    pixels, weight = np.float64(images["image"]), share[:, None, None, None]
+    between = (1 - weight) * pixels + weight * pixels[::-1]
     expected = logits_by_hand(state.variables, between)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
-    labels = [np.eye(CLASSES)[b["label"]] for b in (images, others)]
-    labels = (1 - share[:, None]) * labels[0] + share[:, None] * labels[1]
+    labels = np.eye(CLASSES)[images["label"]]
+    labels = (1 - share[:, None]) * labels + share[:, None] * labels[::-1]
     labels = 0.7 * labels + 0.3 / CLASSES
     np.testing.assert_allclose(
         step.objective.loss(logits, mixed),
@@ -147,17 +145,19 @@ def test_parts_update_the_averages_of_batch_norm_one_after_the_other():
 
 def test_average_of_parameters_is_what_is_tested():
     step, state = make(ema_decay=0.9)
-    assert step.tested(state).params is state.average
     new, _ = step(state, batch(), 2, 0, 0.1)
     for before, after, average in zip(
         jax.tree.leaves(state.variables.params),
         jax.tree.leaves(new.variables.params),
-        jax.tree.leaves(step.tested(new).params),
+        jax.tree.leaves(new.average),
         strict=True,
     ):
         np.testing.assert_allclose(average, 0.9 * before + 0.1 * after, rtol=1e-5)
-    plain, state = make()
-    assert plain.tested(state) is state.variables
+    images = batch() | {"weight": jnp.ones(IMAGES)}
+    of_average = new._replace(variables=new.variables._replace(params=new.average))
+    plain, _ = make()
+    assert step.test(new, images) == plain.test(of_average, images)
+    assert step.test(new, images) != plain.test(new, images)
 
 
 def test_totals_are_of_the_epoch():
@@ -178,9 +178,9 @@ def test_padding_does_not_count_in_testing():
     step, state = make()
     images = batch()
     weight = jnp.ones(IMAGES).at[5:].set(0)
-    padded = step.test(state.variables, images | {"weight": weight})
+    padded = step.test(state, images | {"weight": weight})
     first = {name: x[:5] for name, x in images.items()}
-    alone = step.test(state.variables, first | {"weight": jnp.ones(5)})
+    alone = step.test(state, first | {"weight": jnp.ones(5)})
     for a, b in zip(padded, alone, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
@@ -252,7 +252,7 @@ def test_leaves_are_divided_along_their_longest_axis():
         "bias": np.zeros(128),
         "prime": np.zeros((1009, 7)),
     }
-    specs = {name: x.spec for name, x in layout.of_state(leaves).items()}
+    specs = {name: x.sharding.spec for name, x in layout.placed(leaves).items()}
     P = jax.sharding.PartitionSpec
     assert specs == {
         "kernel": P(None, None, None, "fsdp"),
@@ -260,8 +260,8 @@ def test_leaves_are_divided_along_their_longest_axis():
         "bias": P(),
         "prime": P(),
     }
-    whole = dataclasses.replace(config, mesh="data=8")
-    assert Layout.of(whole).of_state(leaves)["kernel"].spec == P()
+    whole = Layout.of(dataclasses.replace(config, mesh="data=8"))
+    assert whole.placed(leaves)["kernel"].sharding.spec == P()
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 100}, {"accumulate": 32}])
@@ -295,15 +295,19 @@ def test_no_layer_went_before_the_others(rows):
     assert first_to_go(scales(*rows)) is None
 
 
-def test_watch_ends_at_the_first_loss_that_is_not_finite():
-    watch = Watch("Try less.")
-    watch.look(0, [1.0, 1.0], scales((1, 1, 1), (1, 1, 1)))
-    with pytest.raises(DivergedError) as error:
-        watch.look(2, [1.0, np.nan, 1.0], scales((1, 99, 1), (np.nan,) * 3, (1, 1, 1)))
-    assert error.value.step == 3
-    assert error.value.layer == "b"
-    assert error.value.code == 1
-    assert str(error.value) == (
+def test_error_says_what_went_first():
+    history = scales((1, 1, 1), (1, 1, 1), (1, 99, 1), (np.nan,) * 3)
+    error = DivergedError(3, np.nan, history, "Try less.")
+    assert (error.step, error.layer, error.code) == (3, "b", 1)
+    assert str(error) == (
         "the loss is nan at step 3; the gradient of b went first: its scale was 99 "
         "times its median before at step 2. Try less."
+    )
+
+
+def test_error_without_a_layer_that_went_first():
+    error = DivergedError(7, np.inf, scales((1, 1, 1)), "Try less.")
+    assert error.layer is None
+    assert str(error) == (
+        "the loss is inf at step 7; the gradients gave no warning. Try less."
     )

@@ -5,6 +5,7 @@ That is a folder with a folder of images for each class, Parquet files, what
 """
 
 import dataclasses
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,6 @@ from examples.image_classification.data.sources import Dataset, mirrored
 TEST_SPLITS = ("validation", "val", "test")
 """Looked for in this order: labels of "test" are often secret where there are more."""
 
-DECODER = datasets.Image(mode="RGB")
 BILINEAR = Image.Resampling.BILINEAR
 
 
@@ -54,11 +54,15 @@ class Pictures:
         (column,) = self.rows.column_names
         encoded = self.rows[indices.tolist()][column]
         for index, image in zip(indices, encoded, strict=True):
-            image = image or {"path": None, "bytes": None}
+            name = f"image {index} of {self.where}"
             try:
-                picture = DECODER.decode_example(image)
+                name = image["path"] or name
+                content = image["bytes"]
+                with Image.open(
+                    name if content is None else io.BytesIO(content)
+                ) as file:
+                    picture = file.convert("RGB")
             except Exception as error:  # of a damaged file, Pillow raises many types
-                name = image["path"] or f"image {index} of {self.where}"
                 raise RunError(f"{name} cannot be read as an image: {error}.") from None
             yield picture
 
@@ -101,7 +105,8 @@ def load(place: str, size: int) -> Dataset:
 
     def source(split: str) -> Pictures:
         labels = np.asarray(splits[split][label][:])
-        if not len(labels) or labels.dtype.kind != "i" or labels.min() < 0:
+        # Those that are missing make the labels of another type; -1 is secret.
+        if labels.dtype.kind != "i" or labels.min() < 0:
             raise RunError(f"{place}: {split} must have images, and a label for each.")
         rows = splits[split].select_columns([image])
         rows = rows.cast_column(image, datasets.Image(decode=False))

@@ -27,6 +27,7 @@ class Loader:
         *,
         seed: int,
         augment: bool = False,
+        mixup: float = 0.0,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -42,7 +43,7 @@ class Loader:
                 f"{number}, got {batch_size}."
             )
         self._dataset, self._batch_size = dataset, batch_size
-        self._seed, self._augment = seed, augment
+        self._seed, self._augment, self._mixup = seed, augment, mixup
         local = batch_size // process_count
         self._rows = slice(process_index * local, (process_index + 1) * local)
         self.steps_per_epoch = number // batch_size
@@ -51,7 +52,8 @@ class Loader:
     def training(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """Batches of the steps from `first_step` up to before `last_step`.
 
-        "image" is uint8 [local, h, w, c], "label" int32 [local].
+        "image" is uint8 [local, h, w, c], "label" int32 [local]. With mixup, the alpha
+        of a Beta distribution, there is "mix_weight", float32 [local].
         """
         # Not the seed itself: grain counts it up with the epoch, so that the epochs of
         # seed 1 would be those of seed 0, one later.
@@ -77,13 +79,14 @@ class Loader:
 
     def _training_batch(self, indices: np.ndarray, rng: np.random.Generator) -> Batch:
         source, mine = self._dataset.train, indices[self._rows]
-        if self._augment:
-            # Drawn for the whole batch: an image is the same whoever reads it.
-            draws = rng.random((len(indices), DRAWS))[self._rows]
-            images = source.augmented(mine, draws)
-        else:
-            images = source.read(mine)
-        return {"image": images, "label": source.labels[mine]}
+        # Drawn for the whole batch: an image is the same whoever reads it.
+        draws = rng.random((len(indices), DRAWS))[self._rows]
+        images = source.augmented(mine, draws) if self._augment else source.read(mine)
+        batch = {"image": images, "label": source.labels[mine]}
+        if self._mixup:
+            weight = rng.beta(self._mixup, self._mixup, len(indices))[self._rows]
+            batch["mix_weight"] = weight.astype(np.float32)
+        return batch
 
     def _test_batch(self, step: int) -> Batch:
         source = self._dataset.test
