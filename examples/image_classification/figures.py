@@ -37,16 +37,13 @@ def _curves(settings: dict[str, Any], history: Sequence[dict[str, Any]]):
     )
     # null in JSON is NaN here.
     losses = np.array([entry["loss"] for entry in history], float)
-    left.plot([entry["step"] for entry in history], losses)
-    left.set(yscale="log", xlabel="step", ylabel="training loss")
+    left.semilogy([entry["step"] for entry in history], losses)
+    left.set(xlabel="step", ylabel="training loss")
     left.grid(which="both", alpha=0.2)
     epochs = [entry for entry in history if "epoch" in entry]
-    for key, label in (("train_accuracy", "training"), ("test_accuracy", "test")):
-        values = np.array([entry[key] for entry in epochs], float)
-        right.plot([entry["epoch"] for entry in epochs], values, "o-", label=label)
-    if epochs:
-        last = epochs[-1]["test_accuracy"]
-        right.set_title(f"test accuracy {last:.4f}", fontsize="medium")
+    for name in ("train_accuracy", "test_accuracy"):
+        values = np.array([entry[name] for entry in epochs], float)
+        right.plot([entry["epoch"] for entry in epochs], values, "o-", label=name)
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(ylim=(0, 1.02), xlabel="epoch", ylabel="accuracy")
     right.grid(alpha=0.2)

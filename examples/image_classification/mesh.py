@@ -22,26 +22,17 @@ SMALLEST = 2**10
 def connect(config: Config) -> None:
     """Makes this process one of several, if the options say so."""
     address, number, process = config.coordinator, config.processes, config.process
-    if address is None:
-        for name, value in {"processes": number, "process": process}.items():
-            if value is not None:
-                raise RunError(f"--{name} needs --coordinator.")
+    if address is None and number is None and process is None:
         return
-    if address != "auto" and (number is None or process is None):
-        raise RunError(
-            f"--coordinator {address} needs --processes and --process; only auto finds "
-            "them out."
-        )
     # How CPUs talk to each other. GPUs and TPUs have means of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(
-            None if address == "auto" else address, number, process
-        )
+        address = None if address == "auto" else address
+        jax.distributed.initialize(address, number, process)
     except (RuntimeError, ValueError) as error:
         raise RunError(
-            f"--coordinator must be host:port of the first process, or auto, got "
-            f"{address}: {error}"
+            "--coordinator must be host:port of the first process, with --processes "
+            f"and --process, or auto, got {config.coordinator}: {error}"
         ) from None
 
 

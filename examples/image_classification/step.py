@@ -106,11 +106,13 @@ class Step:
 
     def _optimizer(self, lr) -> optax.GradientTransformationExtraArgs:
         config = self.config
-        options = {}
-        if config.scale_control.startswith("stablegrad"):
-            options = {"group_by": config.group_by, "statistic": config.statistic}
         return optax.chain(
-            optimizers.scale_control(config.scale_control, _unstacked, **options),
+            optimizers.scale_control(
+                config.scale_control,
+                _unstacked,
+                group_by=config.group_by,
+                statistic=config.statistic,
+            ),
             optimizers.base(
                 config.optimizer,
                 lambda count: lr * self._shape(count),
@@ -135,28 +137,25 @@ class Step:
         parts = self.config.accumulate
         if parts == 1:
             return self._part(variables, batch, key)
-        # Part i is every parts-th image: each has images of every device.
-        split = jax.tree.map(
-            lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch
-        )
 
         def add(carry, part):
             total, batch_stats = carry
             number, images = part
-            gradient, batch_stats = self._part(
-                variables._replace(batch_stats=batch_stats),
-                images,
-                jax.random.fold_in(key, number),
-            )
+            before = Variables(variables.params, batch_stats)
+            part_key = jax.random.fold_in(key, number)
+            gradient, batch_stats = self._part(before, images, part_key)
             gradient = gradient._replace(reference=gradient.reference**2)
             return (jax.tree.map(jnp.add, total, gradient), batch_stats), None
 
         nothing = jnp.zeros(())
         grads = jax.tree.map(jnp.zeros_like, variables.params)
-        zero = Gradient(nothing, grads, nothing, nothing)
-        (total, batch_stats), _ = jax.lax.scan(
-            add, (zero, variables.batch_stats), (jnp.arange(parts), split)
+        start = Gradient(nothing, grads, nothing, nothing), variables.batch_stats
+        # Part i is every parts-th image: each has images of every device.
+        split = jax.tree.map(
+            lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch
         )
+        carry, _ = jax.lax.scan(add, start, (jnp.arange(parts), split))
+        total, batch_stats = carry
         mean = jax.tree.map(lambda x: x / parts, total)
         # The prediction gradient of softmax has a mean of zero for each image, so the
         # squares of its scales add up; that of the batch is 1 / parts of it.
@@ -164,18 +163,16 @@ class Step:
         return mean._replace(reference=reference, correct=total.correct), batch_stats
 
     def _part(self, variables: Variables, batch: Batch, key):
+        params, batch_stats = variables
+
         def predict(params, batch):
-            logits, new = self.objective.predict(
-                params, variables.batch_stats, batch, key
-            )
+            logits, new = self.objective.predict(params, batch_stats, batch, key)
             return logits, (logits, new)
 
         value_and_grad = sg.value_and_grad_with_reference(
             predict, self.objective.loss, has_aux=True
         )
-        (loss, (logits, new)), grads, reference = value_and_grad(
-            variables.params, batch
-        )
+        (loss, (logits, new)), grads, reference = value_and_grad(params, batch)
         correct = (logits.argmax(-1) == batch["label"]).sum().astype(jnp.float32)
         return Gradient(loss, grads, reference, correct), new
 

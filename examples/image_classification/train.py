@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -155,15 +154,6 @@ functions_of = functools.lru_cache(maxsize=1)(Functions)
 def network(config: Config, dataset: data.Dataset, rngs: nnx.Rngs) -> models.Network:
     """The network of a configuration, with its initial parameters."""
     height, width, channels = dataset.image_shape
-    layers = models.Layers(
-        rngs,
-        num_classes=dataset.classes,
-        in_channels=channels,
-        norm=config.norm,
-        initialization=config.initialization,
-        width_multiplier=config.width_multiplier,
-        small_images=max(height, width) <= SMALL_IMAGE,
-        stochastic_depth=config.stochastic_depth,
-        dtype=jnp.dtype(config.dtype),
-    )
-    return models.build(config.model, layers)
+    small = max(height, width) <= SMALL_IMAGE
+    layers = models.Layers(config, rngs, dataset.classes, channels, small)
+    return models.build(layers)

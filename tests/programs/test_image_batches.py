@@ -126,8 +126,8 @@ def test_an_image_is_changed_in_another_way_each_time():
 
 
 def test_mixing_weights_are_of_the_beta_distribution_and_change_nothing_else():
-    plain = loader(1000, batch_size=1000, augment=True).training(0, 20)
-    mixed = loader(1000, batch_size=1000, augment=True, mixup=0.4).training(0, 20)
+    plain = loader(1000, batch_size=1000, augment=True).training(0, 4)
+    mixed = loader(1000, batch_size=1000, augment=True, mixup=0.4).training(0, 4)
     weights = []
     for batch, other in zip(mixed, plain, strict=True):
         weights.append(batch.pop("mix_weight"))
@@ -136,8 +136,8 @@ def test_mixing_weights_are_of_the_beta_distribution_and_change_nothing_else():
     assert np.min(weights) >= 0
     assert np.max(weights) <= 1
     # Of Beta(a, a): 1 / (4 (2 a + 1)); bounds of five standard errors.
-    np.testing.assert_allclose(np.mean(weights), 0.5, atol=0.014)
-    np.testing.assert_allclose(np.var(weights), 1 / (4 * 1.8), atol=0.006)
+    np.testing.assert_allclose(np.mean(weights), 0.5, atol=0.03)
+    np.testing.assert_allclose(np.var(weights), 1 / (4 * 1.8), atol=0.0135)
 
 
 @pytest.mark.parametrize("process_count", [2, 8])
@@ -177,9 +177,7 @@ def test_epoch_of_testing_has_all_images_in_order_and_is_filled_up(process_count
         assert (batch["image"] == batch["label"][:, None, None, None]).all()
 
 
-def test_batches_that_cannot_be():
-    with pytest.raises(RunError, match=r"--batch-size must be a multiple .* 3, got 4"):
-        loader(process_count=3)
+def test_batch_of_more_images_than_there_are():
     with pytest.raises(RunError, match=r"--batch-size must be at most .* 23, got 24"):
         loader(batch_size=24)
 

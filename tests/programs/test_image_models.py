@@ -3,6 +3,8 @@
 Whole models are only traced: to compile one takes longer than all of this.
 """
 
+import dataclasses
+from pathlib import Path
 from typing import get_args
 
 import jax
@@ -12,7 +14,7 @@ import pytest
 from flax import nnx
 
 from examples.image_classification import models
-from examples.image_classification.config import ModelName
+from examples.image_classification.config import Config, ModelName
 from examples.image_classification.models import layers as layers_module
 from examples.image_classification.models.layers import (
     Block,
@@ -53,14 +55,19 @@ class OneKey:
         return KEY
 
 
-def layers(norm="none", seed=0, **options):
-    return Layers(nnx.Rngs(seed), num_classes=4, norm=norm, **options)
+def layers(rngs=None, classes=4, channels=3, small=False, **options):
+    config = Config(out=Path("unused"), **options)
+    return Layers(config, rngs or nnx.Rngs(0), classes, channels, small)
 
 
-def traced(name, **options):
+def built(model, **options):
+    """A model whose values do not matter."""
+    return models.build(layers(OneKey(), model=model, **options))
+
+
+def traced(model, **options):
     """A model without values."""
-    options = {"num_classes": 10, "norm": "none"} | options
-    return nnx.eval_shape(lambda: models.build(name, Layers(OneKey(), **options)))
+    return nnx.eval_shape(lambda: built(model, **options))
 
 
 def by_path(tree):
@@ -97,7 +104,7 @@ def normal(*shape, seed=1):
     }.items(),
 )
 def test_published_numbers_of_parameters(name, count):
-    parameters, statistics = state(traced(name, num_classes=1000, norm="batch"))
+    parameters, statistics = state(traced(name, classes=1000, norm="batch"))
     assert sum(leaf.size for leaf in parameters.values()) == count
     leaves = [*parameters.values(), *statistics.values()]
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.float32)}
@@ -106,46 +113,31 @@ def test_published_numbers_of_parameters(name, count):
 
 @pytest.mark.usefixtures("coded")
 @pytest.mark.parametrize(
-    ("name", "size", "channels", "small"),
-    [("resnet50", 8, 1, True), ("efficientnetv2-b0", 32, 3, False)],
-)
-def test_logits(name, size, channels, small):
-    """In float32, of a network in bfloat16."""
-    options = {"width_multiplier": 1 / 16, "dtype": jnp.bfloat16}
-
-    def logits():
-        plan = Layers(OneKey(), 7, channels, small_images=small, **options)
-        images = jnp.zeros((2, size, size, channels))
-        return models.build(name, plan)(images, train=True, key=KEY)
-
-    found = jax.eval_shape(logits)
-    assert (found.shape, found.dtype) == ((2, 7), jnp.float32)
-
-
-@pytest.mark.usefixtures("coded")
-@pytest.mark.parametrize(
-    ("name", "size", "small", "heights"),
+    ("name", "size", "channels", "heights"),
     [
-        ("resnet18", 224, False, [56, 28, 14, 7]),
-        ("efficientnetv2-b0", 32, True, [32, 16, 8, 4, 2]),
+        ("resnet18", 224, 3, [56, 28, 14, 7]),
+        ("resnet50", 8, 1, [8, 4, 2, 1]),
+        ("efficientnetv2-b0", 32, 3, [32, 16, 8, 4, 2]),
     ],
 )
-def test_spatial_sizes(name, size, small, heights):
-    """Height of what the stem and each stage hand on."""
+def test_heights_and_logits(monkeypatch, name, size, channels, heights):
+    """What stem and stages hand on, and logits in float32 of layers in bfloat16."""
     found = []
+    call = Block.__call__
 
-    def pass_through():
-        options = {"width_multiplier": 1 / 16, "small_images": small}
-        model = models.build(name, Layers(OneKey(), 10, norm="none", **options))
-        x = jnp.zeros((1, size, size, 3))
-        for layer in model.stem:
-            x = layer(x, train=False)
-        found.append(x.shape[1])
-        for block in model.blocks:
-            x = block(x, train=False, key=None)
-            found.append(x.shape[1])
+    def spy(self, x, **options):
+        y = call(self, x, **options)
+        found.extend([x.shape[1], y.shape[1]])
+        return y
 
-    jax.eval_shape(pass_through)
+    def logits():
+        options = {"width_multiplier": 1 / 16, "dtype": "bfloat16"}
+        model = built(name, classes=7, channels=channels, small=size <= 32, **options)
+        return model(jnp.zeros((2, size, size, channels)), train=True, key=KEY)
+
+    monkeypatch.setattr(Block, "__call__", spy)
+    out = jax.eval_shape(logits)
+    assert (out.shape, out.dtype) == ((2, 7), jnp.float32)
     assert list(dict.fromkeys(found)) == heights
 
 
@@ -196,14 +188,14 @@ def test_without_norms_nothing_else_changes(name):
 def test_a_seed_gives_the_same_convolutions_with_norms_and_without():
     kernels = []
     for norm in ("batch", "none"):
-        make = layers(norm)
+        make = layers(norm=norm)
         make.conv(2, 3, 1)
         kernels.append(make.conv(2, 3, 1).conv.kernel[...])
     np.testing.assert_array_equal(*kernels)
 
 
 def test_batch_norm_in_training_and_after():
-    layer = layers("batch").conv(3, 4, 1)
+    layer = layers(norm="batch").conv(3, 4, 1)
     x = 2 * normal(5, 6, 6, 3) + 1
     raw = np.asarray(layer.conv(x), np.float64)
     mean, variance = raw.mean((0, 1, 2)), raw.var((0, 1, 2))
@@ -225,7 +217,8 @@ def test_batch_norm_in_training_and_after():
 
 
 def test_batch_norm_of_bfloat16_computes_in_float32():
-    layer = layers("batch", dtype=jnp.bfloat16, epsilon=0.0).conv(1, 1, 1)
+    make = dataclasses.replace(layers(norm="batch", dtype="bfloat16"), epsilon=0.0)
+    layer = make.conv(1, 1, 1)
     layer.conv.kernel[...] = jnp.ones((1, 1, 1, 1))
     layer.norm.mean[...] = jnp.array([1.001])  # bfloat16 rounds this to 1
     out = layer(jnp.ones((1, 1, 1, 1), jnp.bfloat16), train=False)
@@ -273,12 +266,8 @@ def test_stochastic_depth_needs_a_key():
 
 
 def test_each_block_drops_samples_of_its_own():
-    network = Network(
-        stem=[],
-        blocks=[block(0.5), block(0.5)],
-        classifier=lambda x: x,
-        dtype=jnp.float32,
-    )
+    network = Network(layers(), [], [block(0.5), block(0.5)], [], features=1)
+    network.classifier = lambda x: x
     counts = network(jnp.zeros((64, 1, 1, 1)), train=True, key=KEY)
     # Each adds 0 or 2: if both dropped the same samples there would be no 2.
     assert set(np.unique(counts)) == {0, 2, 4}
@@ -341,15 +330,10 @@ def code(layer):
     return float(kernel.ravel()[0])
 
 
-def built(name, **options):
-    plan = Layers(OneKey(), num_classes=2, width_multiplier=1 / 16, **options)
-    return models.build(name, plan)
-
-
 @pytest.mark.usefixtures("coded")
 @pytest.mark.parametrize("name", ["resnet50", "efficientnetv2-b0"])
 def test_gain_is_that_of_the_activation_behind(name):
-    model = built(name, norm="none")
+    model = built(name, width_multiplier=1 / 16)
     assert code(model.classifier) == 1
     for layer in [*model.stem, *model.head]:
         if isinstance(layer, ConvNorm):
@@ -374,8 +358,8 @@ def test_gain_is_that_of_the_activation_behind(name):
     [("resnet18", 8), ("efficientnetv2-b0", 16)],
 )
 def test_depth_scaled_divides_the_ends_of_residual_branches(name, branches):
-    plain, _ = state(built(name, norm="none"))
-    model = built(name, norm="none", initialization="depth-scaled")
+    plain, _ = state(built(name, width_multiplier=1 / 16))
+    model = built(name, width_multiplier=1 / 16, initialization="depth-scaled")
     scaled, _ = state(model)
     ends = {
         f"blocks/{index}/branch/{len(residual.branch) - 1}/conv/kernel"
@@ -393,13 +377,10 @@ def test_depth_scaled_divides_the_ends_of_residual_branches(name, branches):
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_training_step_is_pure(norm):
-    make = layers(norm)
-    model = Network(
-        stem=[make.conv(4, 4, 1, activation=nnx.silu)],
-        blocks=[Block([make.conv(4, 4, 1)], residual=True, drop_rate=0.5)],
-        classifier=make.linear(4, 4),
-        dtype=jnp.float32,
-    )
+    make = layers(norm=norm)
+    stem = make.conv(4, 4, 1, activation=nnx.silu)
+    branch = Block([make.conv(4, 4, 1)], residual=True, drop_rate=0.5)
+    model = Network(make, [stem], [branch], [], features=4)
     graphdef, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
 
     def loss(params, statistics, images):

@@ -1,5 +1,6 @@
 """Batches in a random order that can be entered at any step, in several processes."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 
@@ -12,56 +13,51 @@ from examples.image_classification.data.sources import DRAWS, Dataset
 Batch = dict[str, np.ndarray]
 
 
+@dataclasses.dataclass(frozen=True)
 class Loader:
     """The batches of a data set, read ahead by threads.
 
     A training batch is a function of the seed and of its step alone, so a resumed run
-    sees what it would have seen. Of `process_count` processes, each reads its own rows
-    of the batches, whose `batch_size` is that of all rows.
+    sees what it would have seen.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        *,
-        seed: int,
-        augment: bool = False,
-        mixup: float = 0.0,
-        process_index: int = 0,
-        process_count: int = 1,
-    ):
-        number = len(dataset.train.labels)
-        if batch_size % process_count:
-            raise RunError(
-                "--batch-size must be a multiple of the number of processes, "
-                f"{process_count}, got {batch_size}."
-            )
-        if batch_size > number:
+    dataset: Dataset
+    batch_size: int
+    """Images of a batch, over all processes."""
+    seed: int
+    augment: bool = False
+    mixup: float = 0.0
+    """Alpha of the Beta distribution of mixing weights; 0 for no mixup."""
+    process_index: int = 0
+    process_count: int = 1
+    """Each process reads its own rows of a batch."""
+
+    def __post_init__(self) -> None:
+        number = len(self.dataset.train.labels)
+        if self.batch_size > number:
             raise RunError(
                 "--batch-size must be at most the number of training images, "
-                f"{number}, got {batch_size}."
+                f"{number}, got {self.batch_size}."
             )
-        self._dataset, self._batch_size = dataset, batch_size
-        self._seed, self._augment, self._mixup = seed, augment, mixup
-        local = batch_size // process_count
-        self._rows = slice(process_index * local, (process_index + 1) * local)
-        self.steps_per_epoch = number // batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
         """What does not fill a batch is left out of an epoch of training."""
+        return len(self.dataset.train.labels) // self.batch_size
 
     def training(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """Batches of the steps from `first_step` up to before `last_step`.
 
-        "image" is uint8 [local, h, w, c], "label" int32 [local]. With mixup, the alpha
-        of a Beta distribution, there is "mix_weight", float32 [local].
+        "image" is uint8 [local, h, w, c], "label" int32 [local]. With mixup there is
+        "mix_weight", float32 [local].
         """
         # Not the seed itself: grain counts it up with the epoch, so that the epochs of
         # seed 1 would be those of seed 0, one later.
-        order_seed, augment_seed = np.random.SeedSequence(self._seed).generate_state(2)
+        order_seed, augment_seed = np.random.SeedSequence(self.seed).generate_state(2)
         steps = (
-            grain.MapDataset.range(len(self._dataset.train.labels))
+            grain.MapDataset.range(len(self.dataset.train.labels))
             .shuffle(seed=int(order_seed))
-            .batch(self._batch_size, drop_remainder=True)
+            .batch(self.batch_size, drop_remainder=True)
             .repeat()
             .random_map(self._training_batch, seed=int(augment_seed))
         )
@@ -73,32 +69,33 @@ class Loader:
         The last batch is filled up with copies of the last image. "weight", float32
         [local], is 0 for these and 1 for all others.
         """
-        number = len(self._dataset.test.labels)
-        steps = grain.MapDataset.range(-(-number // self._batch_size))
+        number = len(self.dataset.test.labels)
+        steps = grain.MapDataset.range(-(-number // self.batch_size))
         return _read_ahead(steps.map(self._test_batch))
 
+    @property
+    def _rows(self) -> slice:
+        local = self.batch_size // self.process_count
+        return slice(self.process_index * local, (self.process_index + 1) * local)
+
     def _training_batch(self, indices: np.ndarray, rng: np.random.Generator) -> Batch:
-        source, mine = self._dataset.train, indices[self._rows]
+        source, mine = self.dataset.train, indices[self._rows]
         # Drawn for the whole batch: an image is the same whoever reads it.
         draws = rng.random((len(indices), DRAWS))[self._rows]
-        images = source.augmented(mine, draws) if self._augment else source.read(mine)
+        images = source.augmented(mine, draws) if self.augment else source.read(mine)
         batch = {"image": images, "label": source.labels[mine]}
-        if self._mixup:
-            weight = rng.beta(self._mixup, self._mixup, len(indices))[self._rows]
+        if self.mixup:
+            weight = rng.beta(self.mixup, self.mixup, len(indices))[self._rows]
             batch["mix_weight"] = weight.astype(np.float32)
         return batch
 
     def _test_batch(self, step: int) -> Batch:
-        source = self._dataset.test
-        indices = (step * self._batch_size + np.arange(self._batch_size))[self._rows]
+        source = self.dataset.test
+        indices = (step * self.batch_size + np.arange(self.batch_size))[self._rows]
         last = len(source.labels) - 1
         mine = np.minimum(indices, last)
-        weight = (indices <= last).astype(np.float32)
-        return {
-            "image": source.read(mine),
-            "label": source.labels[mine],
-            "weight": weight,
-        }
+        batch = {"image": source.read(mine), "label": source.labels[mine]}
+        return {**batch, "weight": (indices <= last).astype(np.float32)}
 
 
 def _read_ahead(batches: grain.MapDataset) -> Iterator[Batch]:

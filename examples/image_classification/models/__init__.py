@@ -8,14 +8,13 @@ and holds parameters (nnx.Param) and running statistics (nnx.BatchStat), nothing
 no random state, so that a training step is a pure function of its arguments.
 """
 
-from examples.image_classification.config import ModelName
 from examples.image_classification.models import efficientnet, resnet
 from examples.image_classification.models.layers import Layers, Network
 
 __all__ = ["Layers", "Network", "build"]
 
 
-def build(name: ModelName, layers: Layers) -> Network:
-    """A model with its initial parameters."""
-    family = resnet if name in resnet.MODELS else efficientnet
-    return family.build(name, layers)
+def build(layers: Layers) -> Network:
+    """The model of a configuration, with its initial parameters."""
+    family = resnet if layers.config.model in resnet.MODELS else efficientnet
+    return family.build(layers)

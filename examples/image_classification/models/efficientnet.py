@@ -54,13 +54,13 @@ MODELS = {
 """Channels of the stem, and the stages."""
 
 
-def build(name: str, layers: Layers) -> Network:
+def build(layers: Layers) -> Network:
     """An EfficientNetV2, without the dropout before its classifier.
 
     For small images the stem has stride 1; the later strides, of 16 together, stay.
     """
     layers = dataclasses.replace(layers, epsilon=1e-3)
-    stem_width, stages = MODELS[name]
+    stem_width, stages = MODELS[layers.config.model]
     channels = layers.width(stem_width)
     stride = 1 if layers.small_images else 2
     stem = layers.conv(
@@ -83,14 +83,9 @@ def build(name: str, layers: Layers) -> Network:
         )
         for shape, adds, rate in zip(shapes, residual, rates, strict=True)
     ]
-    head_channels = layers.width(1280)
-    return Network(
-        stem=[stem],
-        blocks=blocks,
-        head=[layers.conv(channels, head_channels, 1, activation=nnx.silu)],
-        classifier=layers.linear(head_channels, layers.num_classes),
-        dtype=layers.dtype,
-    )
+    features = layers.width(1280)
+    head = layers.conv(channels, features, 1, activation=nnx.silu)
+    return Network(layers, [stem], blocks, [head], features)
 
 
 def _branch(

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from examples.image_classification.config import Initialization, Norm
+from examples.image_classification.config import Config
 from stablegrad_optax.initializers import Activation, variance_preserving
 
 Initializer = jax.nn.initializers.Initializer
@@ -27,27 +27,25 @@ Initializer = jax.nn.initializers.Initializer
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Makes the layers of one model, and says what the model is to be."""
+    """Makes the layers of one model."""
 
+    config: Config
     rngs: nnx.Rngs
     num_classes: int
     in_channels: int = 3
-    norm: Norm = "batch"
-    """BatchNorm behind every convolution, or nothing."""
-    initialization: Initialization = "variance-preserving"
-    width_multiplier: float = 1.0
     small_images: bool = False
     """A stem that keeps the size of images of about 32 pixels."""
-    stochastic_depth: float | None = None
-    """Rate at which residual branches are dropped; None for what was published."""
-    dtype: Any = jnp.float32
-    """Of the computation; parameters, statistics and logits are float32."""
     epsilon: float = 1e-5
     """Of BatchNorm."""
 
+    @property
+    def dtype(self) -> Any:
+        """Of the computation; parameters, statistics and logits are float32."""
+        return jnp.dtype(self.config.dtype)
+
     def width(self, channels: int) -> int:
         """Rounded to a multiple of 8, which suits hardware, where there are as many."""
-        scaled = channels * self.width_multiplier
+        scaled = channels * self.config.width_multiplier
         return 8 * int(scaled / 8 + 0.5) or max(1, round(scaled))
 
     def conv(
@@ -76,7 +74,7 @@ class Layers:
             rngs=self.rngs,
         )
         norm = None
-        if self.norm == "batch":
+        if self.config.norm == "batch":
             # Scale and bias start at constants. The model's rngs are left as they are,
             # so that with norms and without a seed gives the same convolutions.
             norm = nnx.BatchNorm(
@@ -102,7 +100,8 @@ class Layers:
 
     def drop_rates(self, num_blocks: int, published: float) -> list[float]:
         """Rising linearly from 0 at the first block to nearly the given rate."""
-        rate = published if self.stochastic_depth is None else self.stochastic_depth
+        rate = self.config.stochastic_depth
+        rate = published if rate is None else rate
         return [rate * index / num_blocks for index in range(num_blocks)]
 
     def branch_end(
@@ -115,7 +114,7 @@ class Layers:
         double with each block. "depth-scaled" branches add L times 1/L.
         """
         initializer = gain_of(activation)
-        if self.initialization == "variance-preserving":
+        if self.config.initialization == "variance-preserving":
             return initializer
         return lambda *args: num_branches**-0.5 * initializer(*args)
 
@@ -212,18 +211,17 @@ class Network(nnx.Module):
 
     def __init__(
         self,
-        *,
+        layers: Layers,
         stem: Sequence[nnx.Module],
         blocks: Sequence[Block],
-        head: Sequence[nnx.Module] = (),
-        classifier: nnx.Linear,
-        dtype: Any,
+        head: Sequence[nnx.Module],
+        features: int,
     ):
         self.stem = nnx.List(stem)
         self.blocks = nnx.List(blocks)
         self.head = nnx.List(head)
-        self.classifier = classifier
-        self.dtype = dtype
+        self.classifier = layers.linear(features, layers.num_classes)
+        self.dtype = layers.dtype
 
     def __call__(
         self, images: jax.Array, *, train: bool, key: jax.Array | None

@@ -18,8 +18,9 @@ MODELS = {
 BOTTLENECK = ("resnet50", "resnet101")
 
 
-def build(name: str, layers: Layers) -> Network:
+def build(layers: Layers) -> Network:
     """A ResNet; for small images its stem is one 3 x 3 convolution of stride 1."""
+    name = layers.config.model
     depths, bottleneck = MODELS[name], name in BOTTLENECK
     num_blocks = sum(depths)
     last_initializer = layers.branch_end(num_blocks)
@@ -63,9 +64,4 @@ def build(name: str, layers: Layers) -> Network:
             layers.in_channels, stem_width, 7, stride=2, activation=relu
         )
         stem = [first, MaxPool()]
-    return Network(
-        stem=stem,
-        blocks=blocks,
-        classifier=layers.linear(channels, layers.num_classes),
-        dtype=layers.dtype,
-    )
+    return Network(layers, stem, blocks, head=[], features=channels)
