@@ -1,4 +1,4 @@
-"""Command lines whose mistakes are answered by one line and exit code 2."""
+"""Command lines whose errors are one line and an exit code of 2."""
 
 import contextlib
 import io
@@ -23,10 +23,10 @@ def run(
     """Parses the command line into `command` by tyro, and does it.
 
     Returns:
-      The exit code: 0, that of a RunError, 2 for other mistakes, 130 if interrupted.
+      The exit code: 0, that of a RunError, 2 for other errors, 130 if interrupted.
     """
     try:
-        do(_parse(command, arguments, program, description))
+        do(_parse(command, args=arguments, prog=program, description=description))
     except RunError as error:
         return _fail(str(error), error.code)
     except OSError as error:
@@ -36,18 +36,11 @@ def run(
     return 0
 
 
-def _parse(
-    command: Any,
-    arguments: Sequence[str] | None,
-    program: str,
-    description: str | None,
-) -> Any:
+def _parse(command: Any, **options: Any) -> Any:
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            return tyro.cli(
-                command, args=arguments, prog=program, description=description
-            )
+            return tyro.cli(command, **options)
     except SystemExit as exit:
         if not exit.code:
             raise  # --help
@@ -55,16 +48,11 @@ def _parse(
 
 
 def _one_line(boxed: str) -> str:
-    """The text of tyro's box of an error, without its borders and advice on help."""
+    """The text of tyro's boxed error, without its borders and its advice on --help."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
-    rows = [line.strip().strip("│╭╮╰╯").strip() for line in plain.splitlines()]
-    text = []
-    for row in rows[1:]:  # the first is the title
-        if row.startswith(("For full helptext", "Argument helptext")):
-            break
-        if row.strip("─"):
-            text.append(row)
-    return " ".join(text) or "the options make no sense."
+    rows = [line.strip(" │╭╮╰╯─") for line in plain.splitlines()]
+    text = " ".join(rows[1:])  # the first is the title
+    return re.split(r"For full helptext|Argument helptext", text)[0].strip()
 
 
 def _fail(message: str, code: int) -> int:

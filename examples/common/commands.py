@@ -6,14 +6,15 @@ from pathlib import Path
 
 import matplotlib
 import tyro
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from examples.common import comparison, records
 from examples.common.comparison import Axis
-from examples.common.measures import Measure
+from examples.common.measures import Measure, quartiles
 from examples.common.records import Record
 from examples.common.runs import check_writable
-from examples.common.tables import table
 
 Paths = tyro.conf.Positional[tuple[Path, ...]]
 
@@ -40,8 +41,8 @@ class Collect:
 class Compare:
     """One table and one figure of several runs.
 
-    Over learning rates for runs of one depth or model; over depth or model for runs of
-    several, each method at its best rate.
+    The figure is over learning rates if all runs have the same depth or model.
+    Otherwise it is over depth or model, each method at its best rate.
     """
 
     runs: Paths
@@ -55,11 +56,11 @@ class Judge:
     """How the runs of a program are read, judged and compared."""
 
     score: str
-    """The entry of metrics.json that is judged."""
+    """The key in metrics.json of what is judged."""
     measure: Measure
     axis: Axis
     speed: str
-    """The entry that says how fast a run was."""
+    """The key in metrics.json of how fast a run was."""
     together: Callable[[list[Record]], list[Record]] = lambda runs: runs
     """Makes one record of the runs that belong together."""
 
@@ -68,8 +69,30 @@ class Judge:
         return self.together(records.read(paths, self.score))
 
     def show(self, found: list[Record], console: Console) -> None:
-        """Prints a table."""
-        console.print(table(found, self.measure, self.speed))
+        """Prints a table: each record at its best learning rate."""
+        measure = self.measure
+        table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+        table.caption = (
+            f"{measure.name} at the best learning rate, median and quartiles over seeds"
+        )
+        table.add_column("run", overflow="fold")
+        speed = self.speed.replace("_per_", "/")
+        for column in ("lr", "median", "quartiles", measure.good, speed):
+            table.add_column(column, justify="right", no_wrap=True)
+        for record in found:
+            scores = measure.scores(record)
+            index = measure.best_rate(scores)
+            low, median, high = quartiles(scores[index])
+            digits, rate = measure.digits, record[self.speed]
+            table.add_row(
+                record["name"],
+                f"{record['settings']['lr'][index]:g}",
+                f"{median:{digits}}",
+                f"{low:{digits}} - {high:{digits}}",
+                f"{measure.trained(scores[index])}/{len(scores[index])}",
+                "-" if rate is None else f"{rate:.1f}",
+            )
+        console.print(table)
 
     def collect(self, options: Collect, console: Console) -> None:
         found = records.read(records.some(options.runs, "collect"), self.score)

@@ -8,7 +8,7 @@ import numpy as np
 from examples.common.records import Record
 
 Scores = Sequence[np.ndarray] | np.ndarray
-"""For each learning rate the scores of its seeds, those first that every rate has."""
+"""For each learning rate those of its seeds; seeds that all rates have come first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Measure:
     threshold: float
     """A seed counts as trained if its score is better."""
     limits: tuple[float, float]
-    """Scores outside are drawn at these: what did not train may have any."""
+    """Scores outside are drawn at these limits: a failed run may have any score."""
     logarithmic: bool
     untrained: tuple[float, str]
-    """The score of a network that has learnt nothing, and its name."""
+    """The score of a network that has learned nothing, and its name."""
     digits: str
     """Format of a score in a table."""
 
     def best_rate(self, scores: Scores) -> int:
         """The index of the learning rate with the best median.
 
-        A rate with more seeds than another is judged by as many as that one has.
+        Rates are compared by the same number of seeds, the smallest of any rate.
         """
         common = min(map(len, scores))
         medians = [np.median(seeds[:common]) for seeds in scores]
@@ -45,12 +45,12 @@ class Measure:
 
     @property
     def good(self) -> str:
-        """In a few characters, when a seed counts as trained."""
+        """When a seed counts as trained, in a few characters."""
         return f"{'<' if self.lower_is_better else '>'} {self.threshold:g}"
 
 
 def quartiles(scores: np.ndarray) -> tuple[float, float, float]:
     """Lower quartile, median and upper quartile of the seeds; may be infinite."""
-    # Of seeds that there are: between a number and infinity lies nothing.
+    # "nearest": there is nothing between a number and infinity.
     low, high = np.quantile(scores, [0.25, 0.75], method="nearest")
     return float(low), float(np.median(scores)), float(high)

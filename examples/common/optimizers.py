@@ -1,4 +1,4 @@
-"""Base optimizers and what controls the scale of the gradient in front of them."""
+"""Base optimizers, and what controls the scale of the gradient before them."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -7,7 +7,6 @@ import jax
 import optax
 
 import stablegrad_optax as sg
-from examples.common.runs import RunError
 
 Base = Literal["sgd", "adam", "adamw", "lion", "muon"]
 ScaleControl = Literal[
@@ -19,20 +18,23 @@ StackAxis = Callable[[tuple[Any, ...], Any], int | None]
 def scale_control(
     name: ScaleControl, stack_axis: StackAxis, **stablegrad_options: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """What stands in front of the base optimizer.
+    """The transformation before the base optimizer.
 
     "stablegrad-prediction" is the same transformation as "stablegrad"; the training
-    step hands it the scale of the prediction gradient as `reference`.
+    step passes it the scale of the prediction gradient as `reference`.
     """
-    if name in ("stablegrad", "stablegrad-prediction"):
-        return sg.stablegrad(stack_axis=stack_axis, **stablegrad_options)
-    transformation = {
-        "none": optax.identity,
-        "clip": lambda: optax.clip_by_global_norm(1.0),
-        "agc": lambda: by_layer(optax.adaptive_grad_clip(0.01), stack_axis),
-        "normalize": optax.normalize_by_update_norm,
-    }[name]()
-    return optax.with_extra_args_support(transformation)
+    match name:
+        case "stablegrad" | "stablegrad-prediction":
+            return sg.stablegrad(stack_axis=stack_axis, **stablegrad_options)
+        case "none":
+            control = optax.identity()
+        case "clip":
+            control = optax.clip_by_global_norm(1.0)
+        case "agc":
+            control = by_layer(optax.adaptive_grad_clip(0.01), stack_axis)
+        case "normalize":
+            control = optax.normalize_by_update_norm()
+    return optax.with_extra_args_support(control)
 
 
 def base(
@@ -41,16 +43,31 @@ def base(
     stack_axis: StackAxis,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    """A base optimizer with the settings that people use it with.
+    """A base optimizer with its usual settings.
 
-    Weights decay and biases and scales do not. The decay is decoupled for adamw, lion
-    and muon; that of sgd goes through its momentum; adam has none.
+    Weights decay; biases and scales do not. The decay is decoupled for adamw, lion and
+    muon. That of sgd passes through its momentum, and adam has none.
     """
+
+    def matrix_axes(path, leaf):
+        """The axes of a weight, its stack axis not counted; None for other leaves."""
+        axes = [i for i in range(leaf.ndim) if i != stack_axis(path, leaf)]
+        return axes if len(axes) > 1 else None
 
     def weights(params):
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: len(_axes(path, leaf, stack_axis)) > 1, params
+            lambda path, leaf: matrix_axes(path, leaf) is not None, params
         )
+
+    def matrices(params):
+        """What muon takes for matrices: weights, kernels of convolutions included."""
+
+        def dimensions(path, leaf):
+            axes = matrix_axes(path, leaf)
+            if axes is not None:
+                return optax.contrib.MuonDimensionNumbers(tuple(axes[:-1]), axes[-1])
+
+        return jax.tree_util.tree_map_with_path(dimensions, params)
 
     match name:
         case "sgd":
@@ -65,17 +82,10 @@ def base(
         case "lion":
             return optax.lion(learning_rate, weight_decay=weight_decay, mask=weights)
         case "muon":
-            if not hasattr(optax.contrib, "MuonDimensionNumbers"):
-                raise RunError(
-                    "--optimizer muon needs optax 0.2.6 or newer for stacked layers, "
-                    f"this is {optax.__version__}."
-                )
             return optax.contrib.muon(
                 learning_rate,
                 weight_decay=weight_decay,
-                muon_weight_dimension_numbers=lambda params: _matrices(
-                    params, stack_axis
-                ),
+                muon_weight_dimension_numbers=matrices,
             )
 
 
@@ -84,38 +94,16 @@ def by_layer(
 ) -> optax.GradientTransformation:
     """Applies a stateless, leafwise transformation to each slice of a stacked leaf."""
 
-    def init_fn(params):
-        return transformation.init(params)
-
     def update_fn(updates, state, params=None):
         def one(path, update, param):
-            axis = stack_axis(path, update)
-
             def transform(update, param):
                 return transformation.update(update, state, param)[0]
 
+            axis = stack_axis(path, update)
             if axis is None:
                 return transform(update, param)
             return jax.vmap(transform, in_axes=axis, out_axes=axis)(update, param)
 
         return jax.tree_util.tree_map_with_path(one, updates, params), state
 
-    return optax.GradientTransformation(init_fn, update_fn)
-
-
-def _axes(path: tuple[Any, ...], leaf: jax.Array, stack_axis: StackAxis) -> list[int]:
-    """The axes of a leaf beside its stack axis: two or more for weights."""
-    stacked = stack_axis(path, leaf)
-    return [axis for axis in range(leaf.ndim) if axis != stacked]
-
-
-def _matrices(params: Any, stack_axis: StackAxis) -> Any:
-    """What muon takes for matrices: weights, kernels of convolutions too."""
-
-    def dimensions(path, leaf):
-        axes = _axes(path, leaf, stack_axis)
-        if len(axes) < 2:
-            return None
-        return optax.contrib.MuonDimensionNumbers(tuple(axes[:-1]), axes[-1])
-
-    return jax.tree_util.tree_map_with_path(dimensions, params)
+    return optax.GradientTransformation(transformation.init, update_fn)

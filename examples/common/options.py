@@ -1,4 +1,4 @@
-"""Options of a program, checked: what is wrong is said with the option's name."""
+"""Options of a program: errors name the option and say what would be right."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def require(config: Any, name: str, holds: Any, what: str) -> None:
 
 
 def checked_settings(cls: Any, out: Path, settings: Mapping[str, Any]) -> Any:
-    """A configuration of the class `cls` from the settings of the run in a folder."""
+    """A configuration of the class `cls`, from the settings of a run's folder."""
     try:
         config = cls(out=out, **settings)
         config.check()
@@ -30,7 +30,7 @@ def checked_settings(cls: Any, out: Path, settings: Mapping[str, Any]) -> Any:
 
 
 def defaults(cls: Any) -> dict[str, Any]:
-    """Those of the options that a configuration class gives one."""
+    """The default values of a configuration class."""
     return {
         field.name: field.default
         for field in dataclasses.fields(cls)

@@ -1,7 +1,6 @@
-"""Live progress of a run: a bar on a terminal, a line now and then in a log."""
+"""Live progress of runs: bars on a terminal, a line now and then in a log."""
 
-import time
-from types import TracebackType
+import contextlib
 
 import numpy as np
 from rich.console import Console
@@ -18,56 +17,73 @@ LOG_LINES = 10
 """Lines of a whole run in a log."""
 
 
-class Steps:
-    """Steps done, time gone and left, and a text of what matters now."""
+class Bars(Progress):
+    """The display of one run, or of several side by side; a context manager.
 
-    def __init__(self, console: Console, name: str, total: int, done: int = 0):
-        self.console = console
-        self._name, self._total = name, total
-        self._first = self._done = done
-        self._start = time.monotonic()
-        self._bar = None
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[now]}"),
-                console=console,
-            )
-            self._task = self._bar.add_task(
-                name, total=total, completed=done, now="compiling"
-            )
+    Runs that are still going when it is left are interrupted.
+    """
+
+    def __init__(self, console: Console):
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[now]}"),
+            console=console,
+            disable=not console.is_terminal,
+            speed_estimate_period=3600,  # a chunk of steps may take minutes
+        )
+        self.left = False
+
+    def __exit__(self, *exception) -> None:
+        self.left = True
+        super().__exit__(*exception)
+
+
+class Steps:
+    """Steps done, time gone and left, and a text of what matters now.
+
+    `bars` is the display that a run shares with others; by default it has its own.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        name: str,
+        total: int,
+        done: int = 0,
+        bars: Bars | None = None,
+    ):
+        self.console, self._total = console, total
+        self._bars = Bars(console) if bars is None else bars
+        self._own = self._bars if bars is None else contextlib.nullcontext()
+        task = self._bars.add_task(name, total=total, completed=done, now="compiling")
+        self._task = next(t for t in self._bars.tasks if t.id == task)
 
     def __enter__(self) -> "Steps":
-        if self._bar is not None:
-            self._bar.start()
+        self._own.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def __exit__(self, *exception) -> None:
+        self._own.__exit__(*exception)
 
     def show(self, done: int, now: str) -> None:
-        """Says that so many steps are done."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, now=now)
-        elif done * LOG_LINES // self._total > self._done * LOG_LINES // self._total:
-            gone = time.monotonic() - self._start
-            left = gone * (self._total - done) / max(done - self._first, 1)
+        """Says that `done` steps are done."""
+        if self._bars.left:
+            raise KeyboardInterrupt
+        task, total, before = self._task, self._total, self._task.completed
+        self._bars.update(task.id, completed=done, now=now)
+        if self.console.is_terminal:
+            return
+        if done * LOG_LINES // total > before * LOG_LINES // total:
+            left = "?" if task.time_remaining is None else f"{task.time_remaining:.0f}"
             self.console.print(
-                f"{self._name} {done}/{self._total}, {gone:.0f} s gone, "
-                f"{left:.0f} s left, {now}",
+                f"{task.description} {done}/{total}, {task.elapsed:.0f} s gone, "
+                f"{left} s left, {now}",
                 soft_wrap=True,
             )
-        self._done = done
 
 
 def numbers(values: np.ndarray) -> str:

@@ -1,6 +1,6 @@
-"""Finished runs as records, from their folders or from a file of collected ones.
+"""Finished runs as records, from their folders or from a file that `collect` wrote.
 
-A record is what metrics.json holds, and the run's name.
+A record holds the run's name and what its metrics.json holds.
 """
 
 import json
@@ -14,11 +14,11 @@ Record = dict[str, Any]
 
 
 def read(paths: Iterable[Path], score: str) -> list[Record]:
-    """The records of folders of finished runs and of files of collected ones.
+    """The records of finished runs.
 
     Args:
-      paths: folders and JSON files.
-      score: the entry of metrics.json that runs of this program are judged by.
+      paths: folders of runs, and JSON files of collected runs.
+      score: the key in metrics.json by which this program judges runs.
     """
     records: list[Record] = []
     for path in paths:
@@ -26,10 +26,10 @@ def read(paths: Iterable[Path], score: str) -> list[Record]:
             records += _read_collected(path, score)
         else:
             run = Run(path)
-            metrics = run.metrics
-            if score not in metrics:
+            record = {"name": run.name, **run.metrics}
+            if score not in record:
                 raise RunError(f"{path} is no run of this program: no {score} in it.")
-            records.append({"name": run.name, **metrics})
+            records.append(record)
     return records
 
 
@@ -41,7 +41,7 @@ def some(paths: Sequence[Path], command: str) -> Sequence[Path]:
 
 
 def collect(records: Sequence[Record], path: Path) -> None:
-    """Writes records to a file, a line for each run."""
+    """Writes records to a file, one line for each run."""
     check_writable(path.absolute().parent, "--out")
     lines = ",\n".join(json.dumps(record, allow_nan=False) for record in records)
     path.write_text('{"runs": [\n' + lines + "\n]}\n")

@@ -1,17 +1,15 @@
 """The folder of a run: its settings, curves, checkpoints and results.
 
-settings.json    every option, written first
-history.jsonl    a line for each chunk of training
-checkpoints/     orbax; the newest is what a killed run resumes from
-metrics.json     settings and results, written last: a run that has it is finished
+settings.json    every option; written first
+history.jsonl    one line for each chunk of training
+checkpoints/     orbax; a killed run resumes from the newest
+metrics.json     settings and results; written last, so a run that has it is finished
 """
 
-import dataclasses
 import json
 import math
-import os
 import platform
-import uuid
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ import stablegrad_optax as sg
 
 
 class RunError(Exception):
-    """Something that the user can mend; its text is one line."""
+    """An error that the user can correct; its text is one line."""
 
     code = 2
     """The exit code of the program."""
@@ -58,18 +56,16 @@ class Run:
     def history(self) -> Iterator[dict[str, Any]]:
         """The lines of the history, oldest first."""
         path = self.path / "history.jsonl"
-        if not path.exists():
-            return
-        for line in path.read_text().splitlines():
+        for line in path.read_text().splitlines() if path.exists() else ():
             try:
                 yield json.loads(line)
             except json.JSONDecodeError:
                 return  # the last line of a killed run
 
     def restore(self, template: Callable[[int], Any]) -> tuple[int, Any] | None:
-        """The newest checkpoint: its step and state; None if there is none.
+        """The step and the state of the newest checkpoint; None if there is none.
 
-        `template` gives the form of the state at a step, as ShapeDtypeStructs; the
+        `template` maps a step to the structure of the state, in ShapeDtypeStructs. The
         state is of NumPy arrays, or of JAX arrays where those have a sharding.
         """
         if not (self.path / "checkpoints").is_dir():
@@ -78,8 +74,8 @@ class Run:
             step = manager.latest_step()
             if step is None:
                 return None
-            arguments = ocp.args.StandardRestore(template(step))
-            return step, manager.restore(step, args=arguments)
+            state = ocp.args.StandardRestore(template(step))
+            return step, manager.restore(step, args=state)
 
     def _checkpoints(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
@@ -91,8 +87,8 @@ class Run:
 class Recording(Run):
     """A run's folder, opened for the run itself. Use it as a context manager.
 
-    Where several processes make a run, all of them open it, and do the same with it;
-    checkpoints are written by all, the other files by the first.
+    Where several processes make a run, each of them opens it and makes the same calls.
+    All write the checkpoints; the first writes the other files.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool):
@@ -101,51 +97,43 @@ class Recording(Run):
         on_first_process(lambda: self._begin(resume))
 
     def _begin(self, resume: bool) -> None:
-        path = self.path
-        check_writable(path, "--out")
-        written = path / "settings.json"
-        if written.exists() and resume:
-            _check_same(_jsonable(self._settings), self.settings)
-        elif written.exists():
+        check_writable(self.path, "--out")
+        settings = self.path / "settings.json"
+        if not settings.exists() and not (self.path / "checkpoints").exists():
+            write_json(settings, self._settings)
+        elif not resume:
             raise RunError(
-                f"--out {path} holds a run already: add --resume to go on with it, or "
-                "choose another folder."
-            )
-        elif (path / "checkpoints").exists() or (path / "history.jsonl").exists():
-            raise RunError(
-                f"--out {path} holds what is left of a run without settings.json: "
-                "choose another folder."
+                f"--out {self.path} holds a run already: add --resume to continue it, "
+                "or choose another folder."
             )
         else:
-            write_json(written, self._settings)
+            _check_same(_jsonable(self._settings), self.settings)
 
     def __enter__(self) -> "Recording":
         self._manager = self._checkpoints()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        self._manager.close()  # waits for the checkpoint that is being written
 
     def resume(self, template: Callable[[int], Any]) -> tuple[int, Any] | None:
-        """The newest checkpoint; forgets what the history says beyond it."""
+        """The newest checkpoint; drops the lines of the history after it."""
         found = self.restore(template)
         last = -1 if found is None else found[0]
-        kept = [entry for entry in self.history() if entry["step"] <= last]
-        lines = "".join(_dumps(entry) + "\n" for entry in kept)
+        kept = [_dumps(entry) for entry in self.history() if entry["step"] <= last]
+        lines = "".join(line + "\n" for line in kept)
         on_first_process(lambda: _write(self.path / "history.jsonl", lines))
         return found
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Adds a line to the history."""
-        if jax.process_index() > 0:
-            return
-        with (self.path / "history.jsonl").open("a") as file:
-            file.write(_dumps(entry) + "\n")
+        if jax.process_index() == 0:
+            with (self.path / "history.jsonl").open("a") as file:
+                file.write(_dumps(entry) + "\n")
 
     def save(self, step: int, state: Any) -> None:
-        """Writes a checkpoint while training goes on."""
-        # Copied: the next step may be given the buffers of this one to write to.
+        """Writes a checkpoint while training continues."""
+        # A copy: the next step may write to the buffers of this one.
         if jax.process_count() == 1:
             state = jax.tree.map(np.array, state)
         else:
@@ -155,26 +143,24 @@ class Recording(Run):
     def finish(self, results: Callable[[], Mapping[str, Any]]) -> None:
         """Writes metrics.json: the settings, where the run was made, its results.
 
-        `results` is called where that is written, which may be one process of several.
+        `results` is called by the process that writes it.
         """
         self._manager.wait_until_finished()
-        on_first_process(lambda: self._write_metrics(results()))
-
-    def _write_metrics(self, results: Mapping[str, Any]) -> None:
-        record = {
-            "settings": self._settings,
-            "versions": {
-                "python": platform.python_version(),
-                "jax": jax.__version__,
-                "optax": optax.__version__,
-                "stablegrad_optax": sg.__version__,
-            },
+        versions = {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "optax": optax.__version__,
+            "stablegrad_optax": sg.__version__,
+        }
+        place = {
             "platform": jax.default_backend(),
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
-            **results,
         }
-        write_json(self.path / "metrics.json", record)
+        record = {"settings": self._settings, "versions": versions, **place}
+        on_first_process(
+            lambda: write_json(self.path / "metrics.json", record | {**results()})
+        )
 
 
 def on_first_process(do: Callable[[], None]) -> None:
@@ -188,39 +174,30 @@ def on_first_process(do: Callable[[], None]) -> None:
     if jax.process_count() > 1:
         failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
         if failed and error is None:
-            raise RunError("the first process could not go on; its message says why.")
+            raise RunError("the first process failed; its message says why.")
     if error is not None:
         raise error
 
 
-def check_writable(path: Path, option: str, free_bytes: int = 2**26) -> None:
-    """Makes a folder, and finds out before a long run whether it can be written to."""
+def check_writable(path: Path, option: str) -> None:
+    """Makes a folder, and checks before a long run that it can be written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{uuid.uuid4().hex}"
-        probe.write_bytes(b"\0" * 4096)
-        probe.unlink()
-        status = os.statvfs(path)
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise RunError(
             f"{option} must be a folder that can be written to, got {path}: "
             f"{error.strerror}."
         ) from None
-    free = status.f_bavail * status.f_frsize
-    if free < free_bytes:
-        raise RunError(
-            f"{option} needs {free_bytes / 2**20:.0f} MiB of free space, {path} has "
-            f"{free / 2**20:.0f} MiB."
-        )
 
 
 def write_json(path: Path, record: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    _write(path, json.dumps(_jsonable(record), indent=1, allow_nan=False) + "\n")
+    _write(path, _dumps(record, indent=1) + "\n")
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """An object from a file that belongs to `what`."""
+    """An object from a file in the folder of `what`."""
     try:
         record = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -247,14 +224,12 @@ def _check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
             )
 
 
-def _dumps(record: Any) -> str:
-    return json.dumps(_jsonable(record), allow_nan=False)
+def _dumps(record: Any, indent: int | None = None) -> str:
+    return json.dumps(_jsonable(record), allow_nan=False, indent=indent)
 
 
 def _jsonable(value: Any) -> Any:
     """Arrays as lists, and what is not finite as null: JSON has no NaN."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {str(k): _jsonable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

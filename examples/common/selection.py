@@ -1,4 +1,4 @@
-"""Which runs of a named set are made, and with which changes."""
+"""Which runs of a named set to make, and with which changes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from examples.common.runs import RunError
 
 
 class Checked(Protocol):
-    """A configuration that knows what is wrong with it."""
+    """A configuration that can check its own options."""
 
     def check(self) -> None: ...
 
@@ -17,20 +17,20 @@ C = TypeVar("C", bound=Checked)
 
 
 def given(options: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The options among `names` that were given, which are not None."""
+    """Those of the named options that the user gave: the others are None."""
     values = {name: getattr(options, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def checked(runs: Mapping[str, C], only: str) -> dict[str, C]:
-    """The runs in whose name the expression `only` is found; they are checked."""
+    """The runs whose name the regular expression `only` is found in, checked."""
     try:
         chosen = {name: run for name, run in runs.items() if re.search(only, name)}
     except re.error as error:
         raise RunError(f"--only must be a regular expression: {error}.") from None
     if not chosen:
         raise RunError(
-            f"--only must be found in the name of a run, got {only}; one is "
+            f"--only must be found in the name of a run, got {only}; one name is "
             f"{next(iter(runs))}."
         )
     for run in chosen.values():

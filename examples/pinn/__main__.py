@@ -5,23 +5,24 @@ python -m examples.pinn --help
 """
 
 import dataclasses
-import functools
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import jax
 import matplotlib
 import numpy as np
 import tyro
 from rich.console import Console
 
-from examples.common import command_line, progress, selection
+from examples.common import command_line, selection
 from examples.common.commands import Collect, Compare, Plot
-from examples.common.runs import Recording, Run, RunError, check_writable
-from examples.pinn import studies
+from examples.common.runs import RunError, check_writable
+from examples.pinn import demo, figures, studies
 from examples.pinn.config import Config
+from examples.pinn.problems import PROBLEMS
+from examples.pinn.run import load, params_of, set_numerics, train
 from examples.pinn.scores import JUDGE
+from examples.pinn.train import field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,21 +50,28 @@ class Study:
     out: Path
     """Folder for the folders of the runs."""
     only: str = ""
-    """Take runs only in whose name this regular expression is found: depth64-adam."""
+    """Only the runs whose name this regular expression is found in: depth64-adam."""
     depths: tuple[int, ...] | None = None
-    """Other depths than those of the set; so for the options below."""
+    """Other depths than those of the set; the options below replace its values too."""
     lr: tuple[float, ...] | None = None
     seeds: int | None = None
     steps: int | None = None
     lbfgs_steps: int | None = None
     dtype: Literal["float32", "float64"] | None = None
 
-    def runs(self) -> studies.Runs:
-        """The runs to be made, by name, all of them checked."""
-        names = ("lr", "seeds", "steps", "lbfgs_steps", "dtype")
-        changes = selection.given(self, names)
-        runs = studies.runs(self.name, self.out, self.depths, changes)
-        return selection.checked(runs, self.only)
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Train a deep PINN by adam, clip + adam and StableGrad + adam, and draw them."""
+
+    out: Path = Path("demo")
+    """Folder for the runs, the figure and the numbers."""
+    depth: int = 64
+    """Hidden layers."""
+    steps: int = 2000
+    """Steps of each method."""
+    seeds: int = 3
+    """Initial weights and sequences of points; the same for every method."""
 
 
 Command = (
@@ -71,92 +79,13 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Study, tyro.conf.subcommand("study")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
 )
 
 
-def set_numerics(config: Config) -> None:
-    """Precision, for the whole process: before the first array is made."""
-    jax.config.update("jax_enable_x64", config.dtype == "float64")
-    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-
-
-def train(config: Config, console: Console) -> None:
-    from examples.pinn.objective import network_of
-    from examples.pinn.phases import optimizer_of
-    from examples.pinn.train import Program
-
-    config.check()
-    set_numerics(config)
-    # Whether options go together is found out before a folder is made.
-    network_of(config), optimizer_of(config, config.lr[0])
-    with Recording(config.out, config.settings(), resume=config.resume) as run:
-        if run.finished:
-            console.print(
-                f"{config.out} is finished already: nothing to do.", soft_wrap=True
-            )
-        else:
-            program = Program(config)
-            found = run.resume(program.template)
-            if found is not None:
-                program.restore(*found)
-                console.print(f"Resumed at step {program.step}.")
-            _advance(program, run, console)
-            run.finish(functools.partial(_results, program, run))
-
-
-def _advance(program, run: Recording, console: Console) -> None:
-    """Trains to the end, and records what happens on the way."""
-    config, total = program.config, program.total_steps
-    before, running = program.step, program.stopped_at < 0
-    with progress.Steps(console, config.problem, total, before) as bar:
-        for step, report in program.run():
-            scales = jax.tree.map(_few_digits, report.layer_scales)
-            run.append({"step": step, **report._replace(layer_scales=scales)._asdict()})
-            stopped_at = program.stopped_at
-            for rate, seed in np.argwhere(running & (stopped_at >= 0)):
-                console.print(
-                    f"Learning rate {config.lr[rate]:g}, seed {seed}: no longer finite "
-                    f"at step {stopped_at[rate, seed]}; it stops here.",
-                    soft_wrap=True,
-                )
-            running = stopped_at < 0
-            errors = np.asarray(report.relative_l2, float)
-            errors = np.where(running & np.isfinite(errors), errors, np.inf)
-            shown = progress.numbers(errors[JUDGE.measure.best_rate(errors)])
-            bar.show(step, f"error {shown}")
-            every = config.checkpoint_every
-            if step // every > before // every or program.finished:
-                run.save(step, program.columns)
-            before = step
-    if not running.any():
-        console.print(f"No learning rate and seed is left: ended at step {before}.")
-
-
-def _results(program, run: Recording) -> dict:
-    *_, last = run.history()
-    return {
-        "relative_l2": last["relative_l2"],
-        "loss": last["loss"],
-        "stopped_at_step": program.stopped_at,
-        "steps_per_second": program.steps_per_second,
-        "compile_seconds": program.compile_seconds,
-    }
-
-
-def _few_digits(values: np.ndarray) -> list:
-    """Scales are for figures: in full they would be most of a history."""
-    return [
-        _few_digits(v) if np.ndim(v) else float(f"{v:.4g}") for v in np.asarray(values)
-    ]
-
-
 def evaluate(options: Evaluate) -> None:
-    from examples.pinn.problems import PROBLEMS
-    from examples.pinn.restore import params_of, read_points
-    from examples.pinn.train import field
-
     run, config = load(options.run)
     set_numerics(config)
     points = read_points(options.points, PROBLEMS[config.problem].dimension)
@@ -168,25 +97,27 @@ def evaluate(options: Evaluate) -> None:
         np.save(file, field(config, params, points))
 
 
-def load(path: Path) -> tuple[Run, Config]:
-    """A finished run and its configuration."""
-    run = Run(path)
-    _ = run.metrics
-    return run, Config.of(path, run.settings)
-
-
-def plot(options: Plot, console: Console) -> None:
-    from examples.pinn import figures
-
-    matplotlib.use("agg")
-    run, config = load(options.run)
-    set_numerics(config)
-    for path in figures.draw(run, config):
-        console.print(f"Figure: {path}", soft_wrap=True)
+def read_points(path: Path, dimension: int) -> np.ndarray:
+    """Points from a NumPy file, checked."""
+    wanted = f"--points must be a NumPy file of real numbers, shape (n, {dimension})"
+    try:
+        points = np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise RunError(f"{wanted}, cannot read {path}: {error}.") from None
+    fits = points.ndim == 2 and points.shape[1] == dimension and len(points)
+    if not fits or points.dtype.kind not in "fiu":
+        raise RunError(
+            f"{wanted}, got {points.dtype} of shape {points.shape} in {path}."
+        )
+    if not np.isfinite(points).all():
+        raise RunError(f"{wanted}, got some that are not finite in {path}.")
+    return points
 
 
 def study(options: Study, console: Console) -> None:
-    runs = options.runs()
+    changes = selection.given(options, ("lr", "seeds", "steps", "lbfgs_steps", "dtype"))
+    runs = studies.runs(options.name, options.out, options.depths, changes)
+    runs = selection.checked(runs, options.only)
     for i, (name, config) in enumerate(runs.items()):
         console.rule(f"{name} ({i + 1} of {len(runs)})")
         train(config, console)
@@ -196,6 +127,7 @@ def study(options: Study, console: Console) -> None:
 
 def do(command: Command) -> None:
     console = Console()
+    matplotlib.use("agg")
     match command:
         case Config() as config:
             train(config, console)
@@ -204,9 +136,14 @@ def do(command: Command) -> None:
         case Evaluate() as options:
             evaluate(options)
         case Plot() as options:
-            plot(options, console)
+            run, config = load(options.run)
+            set_numerics(config)
+            for path in figures.draw(run, config):
+                console.print(f"Figure: {path}", soft_wrap=True)
         case Study() as options:
             study(options, console)
+        case Demo() as options:
+            demo.run(options.out, options.depth, options.steps, options.seeds, console)
         case Collect() as options:
             JUDGE.collect(options, console)
         case Compare() as options:

@@ -1,4 +1,4 @@
-"""The options of a training run, and what is wrong with bad ones."""
+"""The options of a training run, and the errors for bad ones."""
 
 import dataclasses
 import math
@@ -10,8 +10,8 @@ import tyro
 
 from examples.common.optimizers import ScaleControl
 from examples.common.options import checked_settings, require
+from examples.pinn.problems import PROBLEMS
 
-ProblemName = Literal["poisson", "poisson1d", "helmholtz", "burgers", "heat"]
 Optimizer = Literal["sgd", "adam", "lion", "muon"]
 Initialization = Literal["glorot", "critical", "variance-preserving"]
 Schedule = Literal["cosine", "exponential", "constant"]
@@ -23,8 +23,8 @@ class Config:
 
     out: Path
     """Folder for settings, curves, checkpoints and results."""
-    problem: ProblemName = "poisson"
-    """The equation to solve."""
+    problem: str = "poisson"
+    """The equation to solve: poisson, poisson1d, helmholtz, burgers or heat."""
     depth: int = 16
     """Hidden layers; there are no residual connections."""
     width: int = 32
@@ -32,13 +32,13 @@ class Config:
     activation: Literal["tanh", "sin", "gelu", "silu", "softplus"] = "tanh"
     """Activation of the hidden layers; any smooth one will do."""
     initialization: Initialization = "glorot"
-    """Of the weights; "critical" keeps the size of derivatives with depth."""
+    """Of the weights; "critical" keeps the scale of derivatives over depth."""
     optimizer: Optimizer = "adam"
     """The base optimizer."""
     scale_control: ScaleControl = "stablegrad"
-    """What stands in front of it; -prediction: with the reference of the paper."""
+    """What comes before it; -prediction: with the reference of the paper."""
     order: Literal["before", "after"] = "before"
-    """Whether that stands before the base optimizer, or after it, on its updates."""
+    """Whether that comes before the base optimizer or after it, on its updates."""
     group_by: Literal["layer", "leaf", "tree"] = "layer"
     """What shares a gain, for StableGrad."""
     statistic: Literal["std", "rms"] = "std"
@@ -50,7 +50,7 @@ class Config:
     steps: int = 2000
     """Steps of the base optimizer."""
     lbfgs_steps: int = 0
-    """Steps of L-BFGS behind them, on points that stay the same."""
+    """Steps of L-BFGS after them, on fixed points."""
     seeds: int = 3
     """Initial weights and sequences of points; the same for every method."""
     interior_points: int = 256
@@ -62,31 +62,31 @@ class Config:
     points: Literal["resampled", "fixed"] = "resampled"
     """Whether points are drawn anew at each step."""
     condition_weight: float = 100.0
-    """Weight of each condition's mean square beside that of the residual."""
+    """Weight of each condition's mean square; that of the residual has weight 1."""
     dtype: Literal["float32", "float64"] = "float32"
     """Of parameters, points and derivatives."""
     matmul_precision: Literal["highest", "high", "default"] = "highest"
     """Of matrix products; less than "highest" spoils PINNs on a GPU (TF32)."""
     chunk: int = 50
-    """Steps on the device between two looks at the error."""
+    """Steps on the device between two reports of the error."""
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on from the newest checkpoint in `out`, if there is one."""
+    """Continue from the newest checkpoint in `out`, if there is one."""
 
     def check(self) -> None:
         """Raises RunError, with the name of the option, if a value makes no sense."""
-        for name in ("depth", "width", "seeds", "chunk", "checkpoint_every"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("interior_points", "condition_points", "lbfgs_points"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("steps", "lbfgs_steps"):
-            require(self, name, getattr(self, name) >= 0, "at least 0")
+        known = f"one of {', '.join(PROBLEMS)}"
+        require(self, "problem", self.problem in PROBLEMS, known)
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, int):
+                least = 0 if name in ("steps", "lbfgs_steps", "resume") else 1
+                require(self, name, value >= least, f"at least {least}")
         require(self, "steps", self.steps + self.lbfgs_steps > 0, "at least 1")
-        rates = self.lr and all(_positive(rate) for rate in self.lr)
+        rates = self.lr and all(0 < rate < math.inf for rate in self.lr)
         require(self, "lr", rates, "one positive, finite number or more")
         require(self, "lr", len(set(self.lr)) == len(self.lr), "different numbers")
-        weight = _positive(self.condition_weight)
+        weight = 0 < self.condition_weight < math.inf
         require(self, "condition_weight", weight, "a positive, finite number")
 
     def settings(self) -> dict[str, Any]:
@@ -100,7 +100,3 @@ class Config:
         """The configuration of the run in a folder, from its settings."""
         rates = {"lr": tuple(settings["lr"])} if "lr" in settings else {}
         return checked_settings(cls, out, {**settings, **rates})
-
-
-def _positive(number: float) -> bool:
-    return number > 0 and math.isfinite(number)

@@ -1,33 +1,36 @@
 """Figures of a finished run: its field, curves and layer scales."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import colors
 
 import stablegrad_optax as sg
 from examples.common.runs import Run
 from examples.pinn.config import Config
-from examples.pinn.problems import PROBLEMS
-from examples.pinn.restore import params_of
+from examples.pinn.problems import PROBLEMS, Problem
+from examples.pinn.run import params_of
 from examples.pinn.scores import ERROR, final_errors
 from examples.pinn.train import field
 
-LAYERS = ("params/first", "params/hidden", "params/last")
-"""In their order; a network of one hidden layer has no middle."""
-
 HIGHEST = 10.0
-"""Errors above are outside of the curves' figure: what did not train may have any."""
+"""Errors above are cut off in the figure of curves: a failed run may have any error."""
+
+History = Sequence[dict[str, Any]]
+"""The lines of history.jsonl."""
 
 
 def draw(run: Run, config: Config) -> list[Path]:
     """The figures of a run, into its folder."""
+    errors, history = final_errors(run.metrics), list(run.history())
+    rate = ERROR.best_rate(errors)
     drawn = []
     for name, figure in (
-        ("field.png", _field(run, config)),
-        ("curves.png", _curves(run, config)),
-        ("layer_scales.png", _scales(run)),
+        ("field.png", _field(run, config, errors, rate)),
+        ("curves.png", _curves(run, config, history)),
+        ("layer_scales.png", _scales(run, config, history, rate)),
     ):
         path = run.path / name
         figure.savefig(path, dpi=120)
@@ -36,113 +39,102 @@ def draw(run: Run, config: Config) -> list[Path]:
     return drawn
 
 
-def _field(run: Run, config: Config):
-    """Prediction, solution and error of the best rate's median seed."""
-    problem = PROBLEMS[config.problem]
-    errors = final_errors(run.metrics)
-    rate = ERROR.best_rate(errors)
-    seed = int(np.argsort(errors[rate])[errors.shape[1] // 2])
-    grid = problem.grid()
+def curves(ax, history: History, key: str, rate: int, color, label: str) -> None:
+    """A quantity over time: a thin line for each seed, a thick one for the median."""
+    steps = [entry["step"] for entry in history]
+    values = np.array([entry[key][rate] for entry in history], float)
+    ax.plot(steps, values, color=color, linewidth=0.7, alpha=0.5)
+    ax.plot(steps, np.median(values, axis=1), color=color, linewidth=2, label=label)
+    ax.set(yscale="log", xlabel="step")
+    ax.grid(which="both", alpha=0.2)
+
+
+def scales(ax, history: History, rate: int, seed: int, **options: Any) -> None:
+    """The layer scales of one column over depth and time."""
+    sg.plotting.plot_layer_scales(
+        [scales_at(entry, rate, seed) for entry in history],
+        steps=[entry["step"] for entry in history],
+        ax=ax,
+        **options,
+    )
+
+
+def scales_at(entry: dict[str, Any], rate: int, seed: int) -> dict[str, np.ndarray]:
+    """The layer scales of one column in a line of the history."""
+    layers = entry["layer_scales"].items()
+    return {layer: np.array(values, float)[rate, seed] for layer, values in layers}
+
+
+def on_grid(run: Run, config: Config, rate: int, seed: int) -> np.ndarray:
+    """The u of one column on the grid of the problem."""
     params = params_of(run, config, rate, seed)
-    predicted = field(config, params, grid.reshape(-1, problem.dimension))
-    predicted = predicted.reshape(problem.resolution)
-    exact = problem.exact(grid)
-    title = (
+    return field(config, params, PROBLEMS[config.problem].grid())
+
+
+def image(ax, problem: Problem, u: np.ndarray, limit: float, title: str) -> Any:
+    """A field on the grid of a problem, its colours from -limit to limit."""
+    (left, bottom), (right, top) = problem.lower, problem.upper
+    ax.set(title=title, xlabel=problem.coordinates[0], ylabel=problem.coordinates[1])
+    return ax.imshow(
+        u.reshape(problem.resolution).T,
+        origin="lower",
+        aspect="auto",
+        cmap="RdBu_r",
+        vmin=-limit,
+        vmax=limit,
+        extent=(left, right, bottom, top),
+    )
+
+
+def _field(run: Run, config: Config, errors: np.ndarray, rate: int):
+    """Prediction, solution and error of the median seed."""
+    problem = PROBLEMS[config.problem]
+    seed = int(np.argsort(errors[rate])[config.seeds // 2])
+    predicted, exact = on_grid(run, config, rate, seed), problem.exact(problem.grid())
+    difference = predicted - exact
+    bound = float(np.abs(exact).max())
+    # A stopped column may have any value, infinity included.
+    finite = np.isfinite(difference)
+    worst = float(np.max(np.abs(difference), where=finite, initial=1e-12))
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figure.suptitle(
         f"{problem.equation}   {config.depth} layers, {config.scale_control} + "
         f"{config.optimizer}, lr {config.lr[rate]:g}, seed {seed}: relative L2 error "
         f"{errors[rate, seed]:.2e}"
     )
-    if problem.dimension == 1:
-        return _field_1d(title, grid[:, 0], predicted, exact, problem)
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    figure.suptitle(title)
-    bound = float(np.abs(exact).max())
-    wrong = predicted - exact
-    # A column that stopped may be anywhere, at infinity too.
-    worst = float(np.max(np.abs(wrong), where=np.isfinite(wrong), initial=1e-12))
-    for ax, values, name, limit in (
-        (axes[0], predicted, "network", bound),
-        (axes[1], exact, "solution", bound),
-        (axes[2], wrong, "network - solution", worst),
+    for ax, u, limit, title in (
+        (axes[0], predicted, bound, "network"),
+        (axes[1], exact, bound, "solution"),
+        (axes[2], difference, worst, "network - solution"),
     ):
-        image = ax.imshow(
-            values.T,
-            origin="lower",
-            aspect="auto",
-            cmap="RdBu_r",
-            norm=colors.Normalize(-limit, limit),
-            extent=(
-                problem.lower[0],
-                problem.upper[0],
-                problem.lower[1],
-                problem.upper[1],
-            ),
-        )
-        ax.set(title=name, xlabel=problem.coordinates[0], ylabel=problem.coordinates[1])
-        figure.colorbar(image, ax=ax)
+        if problem.dimension == 1:
+            ax.plot(problem.grid(), u)
+            ax.set(title=title, xlabel=problem.coordinates[0])
+        else:
+            figure.colorbar(image(ax, problem, u, limit, title), ax=ax)
     return figure
 
 
-def _field_1d(title, x, predicted, exact, problem):
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(8, 6), sharex=True, layout="constrained"
-    )
-    figure.suptitle(title, fontsize="medium")
-    above.plot(x, exact, color="black", linewidth=3, alpha=0.3, label="solution")
-    above.plot(x, predicted, color="tab:blue", label="network")
-    above.legend()
-    above.set_ylabel("u")
-    below.plot(x, predicted - exact, color="tab:red")
-    below.set(xlabel=problem.coordinates[0], ylabel="network - solution")
-    return figure
-
-
-def _curves(run: Run, config: Config):
+def _curves(run: Run, config: Config, history: History):
     """Error and loss of every seed and rate over time."""
-    history = list(run.history())
-    steps = [entry["step"] for entry in history]
-    rates = config.lr
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     figure.suptitle(run.name)
-    palette = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(rates)))
-    for ax, key, label in (
-        (axes[0], "relative_l2", "relative L2 error"),
-        (axes[1], "loss", "loss"),
-    ):
-        values = np.stack([np.asarray(entry[key], float) for entry in history])
-        for i, (rate, color) in enumerate(zip(rates, palette, strict=True)):
-            ax.plot(steps, values[:, i], color=color, linewidth=0.7, alpha=0.5)
-            median = np.median(values[:, i], axis=1)
-            ax.plot(steps, median, color=color, linewidth=2, label=f"lr {rate:g}")
-        ax.set(yscale="log", xlabel="step", ylabel=label)
-        ax.grid(which="both", alpha=0.2)
-        if 0 < config.steps < steps[-1]:
+    colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(config.lr)))
+    for rate, (lr, color) in enumerate(zip(config.lr, colors, strict=True)):
+        curves(left, history, "relative_l2", rate, color, f"lr {lr:g}")
+        curves(right, history, "loss", rate, color, f"lr {lr:g}")
+    left.set(ylabel="relative L2 error", ylim=(None, min(left.get_ylim()[1], HIGHEST)))
+    right.set(ylabel="loss")
+    left.legend(title="median; thin: seeds; dotted: L-BFGS begins")
+    if config.lbfgs_steps:
+        for ax in (left, right):
             ax.axvline(config.steps, color="black", linewidth=0.8, linestyle=":")
-    axes[0].set_ylim(top=min(axes[0].get_ylim()[1], HIGHEST))
-    note = "; dotted: L-BFGS from here" if config.lbfgs_steps else ""
-    axes[0].legend(title=f"median; thin: seeds{note}")
     return figure
 
 
-def _scales(run: Run):
-    """Layer scales over depth and time, at the best rate's first seed."""
-    history = list(run.history())
-    rate = ERROR.best_rate(final_errors(run.metrics))
-    scales = [
-        {
-            layer: np.asarray(values, float)[rate, 0]
-            for layer, values in entry["layer_scales"].items()
-        }
-        for entry in history
-    ]
+def _scales(run: Run, config: Config, history: History, rate: int):
+    """Layer scales of the first seed."""
     figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
-    sg.plotting.plot_layer_scales(
-        scales,
-        steps=[entry["step"] for entry in history],
-        layers=[name for name in LAYERS if name in scales[0]],
-        ax=ax,
-    )
-    ax.set_title(
-        f"{run.name}: gradient scales, lr {run.settings['lr'][rate]:g}, seed 0"
-    )
+    scales(ax, history, rate, seed=0)
+    ax.set_title(f"{run.name}: gradient scales, lr {config.lr[rate]:g}, seed 0")
     return figure

@@ -1,8 +1,8 @@
-"""A deep network without residual connections, whose derivatives come with its values.
+"""A deep network without residual connections that returns derivatives with its values.
 
 The hidden layers are one stacked leaf under a scan, so compile time does not grow with
-depth. Every layer maps jets (operators.py); with no derivatives asked for these are
-plain values, so there is one network and not two.
+depth. Every layer maps jets (operators.py). With no derivatives asked for, a jet is a
+plain value, so one network serves both.
 """
 
 import math
@@ -18,9 +18,9 @@ Initializer = jax.nn.initializers.Initializer
 
 
 class Layer(nn.Module):
-    """An affine map of jets, behind an activation if there is one.
+    """An activation, if there is one, and an affine map.
 
-    In this order a layer's input is all that its gradient needs to be kept: what the
+    In this order the gradient of a layer needs nothing but the layer's input: what the
     activation makes of it is cheap to compute again.
     """
 
@@ -57,7 +57,7 @@ class DeepNetwork(nn.Module):
     def __call__(
         self, points: jax.Array, sweep: operators.Sweep = operators.NOTHING
     ) -> dict[str, jax.Array]:
-        """The value "u" and the sweep's derivatives, by name.
+        """The value "u" and the derivatives of a sweep, by name.
 
         Args:
           points: shape (n, dimension).
@@ -70,7 +70,11 @@ class DeepNetwork(nn.Module):
         def layer(width, activation, name):
             return Layer(width, activation, self.kernel_init, sweep, name=name)
 
-        jet = self._standardised(sweep.start(points))
+        dtype = points.dtype
+        lower, upper = jnp.asarray(self.lower, dtype), jnp.asarray(self.upper, dtype)
+        scale = math.sqrt(12) / (upper - lower)
+        jet = sweep.start(points)._replace(value=points - (lower + upper) / 2)
+        jet = jax.tree.map(lambda stream: stream * scale, jet)
         jet = layer(self.width, None, "first")(jet)
         if self.depth > 1:
             jet, _ = nn.scan(
@@ -81,17 +85,6 @@ class DeepNetwork(nn.Module):
             )(layer(self.width, self.activation, "hidden"), jet, None)
         jet = layer(1, self.activation, "last")(jet)
         return {name: x[..., 0] for name, x in sweep.read(jet).items()}
-
-    def _standardised(self, jet: operators.Jet) -> operators.Jet:
-        dtype = jet.value.dtype
-        lower, upper = jnp.asarray(self.lower, dtype), jnp.asarray(self.upper, dtype)
-        scale = math.sqrt(12) / (upper - lower)
-        centred = jet.value - (lower + upper) / 2
-        return operators.Jet(
-            centred * scale,
-            tuple(stream * scale for stream in jet.first),
-            tuple(stream * scale for stream in jet.second),
-        )
 
 
 def stack_axis(path: tuple[Any, ...], leaf: Any) -> int | None:

@@ -12,7 +12,7 @@ from examples.common.runs import RunError
 from examples.pinn import operators
 from examples.pinn.config import Config
 from examples.pinn.network import DeepNetwork
-from examples.pinn.problems import PROBLEMS, Problem
+from examples.pinn.problems import PROBLEMS
 
 ACTIVATIONS: dict[str, operators.Activation] = {
     "tanh": jnp.tanh,
@@ -22,24 +22,22 @@ ACTIVATIONS: dict[str, operators.Activation] = {
     "softplus": jax.nn.softplus,
 }
 
-# More points at once are no faster on a CPU, and take memory: some 140 MB for each
+INITIALIZERS: dict[str, Callable[[operators.Activation], Any]] = {
+    "glorot": lambda activation: jax.nn.initializers.glorot_normal(),
+    "critical": sg.initializers.critical,
+    "variance-preserving": sg.initializers.variance_preserving,
+}
+
+# More points at once are no faster on a CPU and take memory: about 140 MB for each
 # column of 64 layers of 32.
 CPU_BLOCK = 4096
 
 
 def network_of(config: Config) -> DeepNetwork:
     """The network that a configuration names."""
-    problem = PROBLEMS[config.problem]
-    activation = ACTIVATIONS[config.activation]
-    initializers: dict[str, Callable[[], Any]] = {
-        "glorot": jax.nn.initializers.glorot_normal,
-        "critical": functools.partial(sg.initializers.critical, activation),
-        "variance-preserving": functools.partial(
-            sg.initializers.variance_preserving, activation
-        ),
-    }
+    problem, activation = PROBLEMS[config.problem], ACTIVATIONS[config.activation]
     try:
-        kernel_init = initializers[config.initialization]()
+        kernel_init = INITIALIZERS[config.initialization](activation)
     except ValueError as error:
         raise RunError(
             f"--initialization {config.initialization} does not go with --activation "
@@ -61,20 +59,24 @@ def values(network: DeepNetwork, params: Any, points: jax.Array) -> jax.Array:
 
 
 class Objective:
-    """The loss of a problem: mean squares of the residual and of the conditions."""
+    """The terms of a problem's loss: the residual, and each condition by its name.
 
-    def __init__(self, config: Config, problem: Problem, network: DeepNetwork):
-        self.config, self.problem, self.network = config, problem, network
-        self.sweep = operators.Sweep.of(problem.operators)
-        on_cpu = jax.default_backend() == "cpu"
-        self.block = CPU_BLOCK if on_cpu else None
+    Points, predictions and losses are dicts with one entry for each term.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.problem = PROBLEMS[config.problem]
+        self.network = network_of(config)
+        self.sweep = operators.Sweep.of(self.problem.operators)
+        self.block = CPU_BLOCK if jax.default_backend() == "cpu" else None
 
     def sample(self, key: jax.Array, interior: int) -> dict[str, jax.Array]:
-        """Points inside and on each condition's part of the boundary, by name."""
+        """Points inside, and on each condition's part of the boundary."""
         config, problem = self.config, self.problem
-        keys = jax.random.split(key, 1 + len(problem.conditions))
-        points = {"interior": problem.sample_interior(keys[0], interior, config.dtype)}
-        for key, condition in zip(keys[1:], problem.conditions, strict=True):
+        key, *keys = jax.random.split(key, 1 + len(problem.conditions))
+        points = {"residual": problem.sample_interior(key, interior, config.dtype)}
+        for key, condition in zip(keys, problem.conditions, strict=True):
             points[condition.name] = problem.sample_condition(
                 condition, key, config.condition_points, config.dtype
             )
@@ -82,24 +84,31 @@ class Objective:
 
     def predict(self, params: Any, points: dict[str, jax.Array]) -> dict[str, Any]:
         """What the network says: u and its derivatives inside, u on the conditions."""
-
-        def inside(x):
-            return self.network.apply(params, x, self.sweep)
-
-        predictions = {
-            name: values(self.network, params, x)
-            for name, x in points.items()
-            if name != "interior"
+        apply = functools.partial(self.network.apply, params, sweep=self.sweep)
+        inside = operators.in_blocks(apply, points["residual"], self.block)
+        return {"residual": inside} | {
+            condition.name: values(self.network, params, points[condition.name])
+            for condition in self.problem.conditions
         }
-        interior = operators.in_blocks(inside, points["interior"], self.block)
-        return predictions | {"interior": interior}
 
-    def loss(self, predictions: dict[str, Any], points: dict[str, jax.Array]):
-        """One number for what the network says."""
-        residual = self.problem.residual(points["interior"], **predictions["interior"])
-        total = jnp.mean(residual**2)
+    def losses(
+        self, predictions: dict[str, Any], points: dict[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """The mean square of each term, without weights."""
+        deviations = {
+            "residual": self.problem.residual(
+                points["residual"], **predictions["residual"]
+            )
+        }
         for condition in self.problem.conditions:
             target = condition.target(points[condition.name])
-            deviation = predictions[condition.name] - target
-            total += self.config.condition_weight * jnp.mean(deviation**2)
-        return total
+            deviations[condition.name] = predictions[condition.name] - target
+        return {name: jnp.mean(x**2) for name, x in deviations.items()}
+
+    def loss(
+        self, predictions: dict[str, Any], points: dict[str, jax.Array]
+    ) -> jax.Array:
+        """The weighted sum of the terms."""
+        losses = self.losses(predictions, points)
+        residual = losses.pop("residual")
+        return residual + self.config.condition_weight * sum(losses.values())

@@ -1,92 +1,90 @@
-r"""Derivatives of a network along given directions, in one forward sweep.
+r"""Derivatives of a network in one forward sweep.
 
-A differential operator of up to second order is a sum over directions v,
+A differential operator of up to second order is
 
-    D u = Σ_v  a_v ∂_v u  +  Σ_v  b_v ∂_v² u,
+    D u = Σ_i a_i ∂_i u  +  Σ_ij b_ij ∂_i ∂_j u,
 
-which covers u_x, u_t, u_xx, the Laplacian and, by polarisation, mixed derivatives.
-Beside the value u of a point the sweep carries its first derivatives along all
-directions that occur, and one stream for each second-order sum. A linear layer maps all
-streams alike; an activation φ maps
+which covers u_x, u_t, u_xx, u_xt and the Laplacian. Beside the value u of a point, the
+sweep carries its first derivatives along the coordinates, and one stream S for each
+second-order sum. A linear layer maps all streams in the same way. An activation φ maps
 
     u     ->  φ(u)
-    ∂_v u ->  φ'(u) ∂_v u
-    S     ->  φ'(u) S + φ''(u) Σ_v b_v (∂_v u)²
+    ∂_i u ->  φ'(u) ∂_i u
+    S     ->  φ'(u) S + φ''(u) Σ_ij b_ij ∂_i u ∂_j u
 
-(Taylor mode; for the Laplacian the forward Laplacian of Li et al., 2023). The sum is
+(Taylor mode; for the Laplacian, the forward Laplacian of Li et al., 2023). The sum is
 taken before the layers and not after them, so a Laplacian in d dimensions costs d + 2
-streams, where nested forward mode takes 4 d.
+streams, and nested forward mode 4 d.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-Direction = tuple[float, ...]
 Activation = Callable[[jax.Array], jax.Array]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Operator:
-    """A linear differential operator: weights of ∂_v and ∂_v² for directions v."""
+    """A linear differential operator: the coefficients of ∂_i and of ∂_i ∂_j."""
 
-    first: tuple[tuple[Direction, float], ...] = ()
-    second: tuple[tuple[Direction, float], ...] = ()
+    first: np.ndarray
+    second: np.ndarray
 
     def __add__(self, other: "Operator") -> "Operator":
         return Operator(self.first + other.first, self.second + other.second)
 
-    def __rmul__(self, factor: float) -> "Operator":
-        return Operator(
-            tuple((v, factor * weight) for v, weight in self.first),
-            tuple((v, factor * weight) for v, weight in self.second),
-        )
-
     def __sub__(self, other: "Operator") -> "Operator":
         return self + (-1.0) * other
 
+    def __rmul__(self, factor: float) -> "Operator":
+        return Operator(factor * self.first, factor * self.second)
 
-def axis(index: int, dimension: int) -> Direction:
-    """The unit vector of a coordinate."""
-    return tuple(float(i == index) for i in range(dimension))
+    def second_terms(self) -> Iterator[tuple[int, int, float]]:
+        """Those (i, j, b_ij) that are not zero."""
+        for i, j in np.argwhere(self.second):
+            yield int(i), int(j), float(self.second[i, j])
 
 
 def d(*direction: float) -> Operator:
-    """∂_v, the first derivative along a direction v, one number for each coordinate."""
-    return Operator(first=((tuple(map(float, direction)), 1.0),))
+    """The first derivative along a direction; of u(x, t), u_x is along (1, 0)."""
+    n = len(direction)
+    return Operator(np.array(direction, float), np.zeros((n, n)))
 
 
 def dd(*direction: float) -> Operator:
-    """∂_v², the second derivative along a direction v."""
-    return Operator(second=((tuple(map(float, direction)), 1.0),))
+    """The second derivative along a direction."""
+    return Operator(np.zeros(len(direction)), np.outer(direction, direction))
 
 
 def laplacian(dimension: int) -> Operator:
-    """Δ, the sum of all pure second derivatives."""
-    return Operator(second=tuple((axis(i, dimension), 1.0) for i in range(dimension)))
+    """Δ, the sum of the second derivatives along all coordinates."""
+    return Operator(np.zeros(dimension), np.eye(dimension))
 
 
 class Jet(NamedTuple):
-    """A batch of values with its derivatives: arrays of shape (n, features).
+    """A batch of values and their derivatives: arrays of shape (n, features).
 
-    Each stream is an array by itself. As slices of one array they would be a single
-    matrix product, but the gradient of such slices cannot be fused: it is padded and
-    summed, which costs more than the larger product saves.
+    Each stream is an array of its own. As slices of one array they would need a single
+    matrix product, but the gradient of a slice is padded and summed, which costs more
+    than the larger product saves.
     """
 
     value: jax.Array
     first: tuple[jax.Array, ...]
-    """∂_v for each direction."""
+    """∂_i for each coordinate."""
     second: tuple[jax.Array, ...]
-    """Σ_v b_v ∂_v² for each sum."""
+    """Σ_ij b_ij ∂_i ∂_j for each second-order sum."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What has to be carried through the layers for some operators."""
+    """What to carry through the layers for a set of operators."""
 
     operators: tuple[tuple[str, Operator], ...]
 
@@ -95,49 +93,25 @@ class Sweep:
         return cls(tuple(operators.items()))
 
     @property
-    def directions(self) -> tuple[Direction, ...]:
-        """Each direction once, in order of appearance."""
-        seen = [v for _, op in self.operators for v, _ in op.first + op.second]
-        return tuple(dict.fromkeys(seen))
-
-    @property
-    def sums(self) -> tuple[tuple[float, ...], ...]:
-        """The weights b_v of each second-order sum, for each direction."""
-        return tuple(
-            dict.fromkeys(
-                self._weights(op.second) for _, op in self.operators if op.second
-            )
-        )
+    def sums(self) -> list[Operator]:
+        """The operators of second order."""
+        return [operator for _, operator in self.operators if operator.second.any()]
 
     def start(self, points: jax.Array) -> Jet:
-        """The jet of the coordinates themselves, at points of shape (n, dimension)."""
-        return Jet(
-            points,
-            tuple(
-                jnp.broadcast_to(jnp.asarray(v, points.dtype), points.shape)
-                for v in self.directions
-            ),
-            tuple(jnp.zeros_like(points) for _ in self.sums),
-        )
+        """The jet of the coordinates, at points of shape (n, dimension)."""
+        axes = jnp.eye(points.shape[-1], dtype=points.dtype) if self.operators else ()
+        first = tuple(jnp.broadcast_to(axis, points.shape) for axis in axes)
+        return Jet(points, first, tuple(jnp.zeros_like(points) for _ in self.sums))
 
     def read(self, jet: Jet) -> dict[str, jax.Array]:
-        """The derivatives by the names of their operators, and the value as "u"."""
+        """The value as "u", and the derivatives by the names of their operators."""
         result = {"u": jet.value}
-        for name, op in self.operators:
-            term: jax.Array | float = 0.0
-            for weight, stream in zip(self._weights(op.first), jet.first, strict=True):
-                if weight:
-                    term = term + weight * stream
-            if op.second:
-                term = term + jet.second[self.sums.index(self._weights(op.second))]
-            result[name] = jnp.asarray(term)
+        second = dict(zip(self.sums, jet.second, strict=True))
+        for name, operator in self.operators:
+            coefficients = zip(operator.first, jet.first, strict=True)
+            terms = [float(a) * stream for a, stream in coefficients if a]
+            result[name] = jnp.asarray(sum(terms, second.get(operator, 0.0)))
         return result
-
-    def _weights(self, terms: tuple[tuple[Direction, float], ...]) -> tuple[float, ...]:
-        return tuple(
-            sum(weight for v, weight in terms if v == direction)
-            for direction in self.directions
-        )
 
 
 NOTHING = Sweep(())
@@ -146,63 +120,48 @@ NOTHING = Sweep(())
 
 def linear(jet: Jet, kernel: jax.Array, bias: jax.Array | float = 0.0) -> Jet:
     """The affine map x @ kernel + bias of a jet; a constant has no derivatives."""
-    return Jet(
-        jet.value @ kernel + bias,
-        tuple(stream @ kernel for stream in jet.first),
-        tuple(stream @ kernel for stream in jet.second),
-    )
+    value, first, second = jax.tree.map(lambda stream: stream @ kernel, jet)
+    return Jet(value + bias, first, second)
 
 
-def activate(phi: Activation, jet: Jet, sums: tuple[tuple[float, ...], ...]) -> Jet:
-    """An activation of a jet, entry by entry."""
+def activate(phi: Activation, jet: Jet, sums: list[Operator]) -> Jet:
+    """An elementwise activation of a jet."""
     if not jet.first:
         return Jet(phi(jet.value), (), ())
-    value, slope, curvature = _derivatives(phi, jet.value)
-
-    def squares(weights: tuple[float, ...]) -> jax.Array:
-        terms = zip(weights, jet.first, strict=True)
-        return jnp.asarray(sum(b * (v * v) for b, v in terms if b))
-
-    return Jet(
-        value,
-        tuple(slope * v for v in jet.first),
-        tuple(
-            slope * stream + curvature * squares(weights)
-            for stream, weights in zip(jet.second, sums, strict=True)
-        ),
-    )
-
-
-def _derivatives(phi: Activation, x: jax.Array):
-    """φ, φ' and φ'' at each entry."""
-    one = jnp.ones_like(x)
+    one = jnp.ones_like(jet.value)
 
     def with_slope(x):
         return jax.jvp(phi, (x,), (one,))
 
-    (value, slope), (_, curvature) = jax.jvp(with_slope, (x,), (one,))
-    return value, slope, curvature
+    (value, slope), (_, curvature) = jax.jvp(with_slope, (jet.value,), (one,))
+
+    def second(stream, operator):
+        terms = [b * jet.first[i] * jet.first[j] for i, j, b in operator.second_terms()]
+        return slope * stream + curvature * sum(terms)
+
+    return Jet(
+        value,
+        tuple(slope * stream for stream in jet.first),
+        tuple(map(second, jet.second, sums)),
+    )
 
 
 def in_blocks(
     f: Callable[[jax.Array], Any], points: jax.Array, size: int | None
 ) -> Any:
-    """f(points), for an f that treats each point by itself, in blocks of `size` points.
+    """f(points), `size` points at a time; f must treat each point by itself.
 
-    The gradient of a deep network keeps every layer's streams of all points at once; in
-    blocks it keeps those of one block, and computes each block twice. All points at
-    once are faster where memory allows: size None.
+    The gradient of a deep network keeps every layer's streams of all points. In blocks
+    it keeps those of one block, and computes each block twice. With size None all
+    points are taken at once, which is faster where memory allows it.
     """
     if size is None or len(points) <= size:
         return f(points)
-    whole = len(points) // size * size
-    blocks = points[:whole].reshape(-1, size, points.shape[-1])
-    result = jax.lax.map(jax.checkpoint(f, prevent_cse=False), blocks)
-    result = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), result)
-    if whole == len(points):
-        return result
-    rest = f(points[whole:])
-    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), result, rest)
+
+    def at(point):
+        return jax.tree.map(lambda x: x[0], f(point[None]))
+
+    return jax.lax.map(jax.checkpoint(at, prevent_cse=False), points, batch_size=size)
 
 
 def nested_derivatives(
@@ -212,7 +171,7 @@ def nested_derivatives(
 ) -> dict[str, jax.Array]:
     """The same for any function of one point, by nested forward mode.
 
-    Slower; for networks that are not written as jets, and to test against.
+    It is slower; it serves networks that are not written as jets, and the tests.
 
     Args:
       u: maps a point of shape (dimension,) to an array.
@@ -220,21 +179,20 @@ def nested_derivatives(
       operators: what to compute, by name.
 
     Returns:
-      "u" and each operator's value: arrays with a leading axis of n.
+      "u" and the value of each operator: arrays with a leading axis of n.
     """
+    axes = jnp.eye(points.shape[-1], dtype=points.dtype)
 
-    def first(f, v):
-        return lambda x: jax.jvp(f, (x,), (jnp.asarray(v, x.dtype),))[1]
+    def along(f, i):
+        return lambda x: jax.jvp(f, (x,), (axes[i],))[1]
 
-    def apply(operator):
-        def value(x):
-            terms = [w * first(u, v)(x) for v, w in operator.first]
-            terms += [w * first(first(u, v), v)(x) for v, w in operator.second]
-            return sum(terms)
-
-        return value
+    def apply(operator, x):
+        first = enumerate(operator.first)
+        terms = [float(a) * along(u, i)(x) for i, a in first if a]
+        second = operator.second_terms()
+        return sum(terms + [b * along(along(u, i), j)(x) for i, j, b in second])
 
     result = {"u": jax.vmap(u)(points)}
     for name, operator in operators.items():
-        result[name] = jax.vmap(apply(operator))(points)
+        result[name] = jax.vmap(functools.partial(apply, operator))(points)
     return result

@@ -10,12 +10,12 @@ from examples.common.records import Record
 from examples.pinn.config import Config
 
 SCORE = "relative_l2"
-"""Its entry in metrics.json."""
+"""The key of the errors in metrics.json."""
 
 
 def final_errors(record: Record) -> np.ndarray:
     """Relative L2 errors, shape (rates, seeds); infinite where training stopped."""
-    # What was not finite is null in JSON, and NaN here.
+    # What is not finite is null in JSON, and NaN here.
     errors = np.asarray(record[SCORE], float)
     stopped = np.asarray(record["stopped_at_step"]) >= 0
     return np.where(stopped | np.isnan(errors), np.inf, errors)
@@ -32,14 +32,11 @@ ERROR = Measure(
     digits=".2e",
 )
 
-JUDGE = Judge(
-    SCORE,
-    ERROR,
-    Axis(
-        "depth",
-        "hidden layers",
-        ignored=frozenset({"seeds", "chunk", "checkpoint_every"}),
-        defaults=defaults(Config),
-    ),
-    speed="steps_per_second",
+DEPTH = Axis(
+    "depth",
+    "hidden layers",
+    ignored=frozenset({"seeds", "chunk", "checkpoint_every"}),
+    defaults=defaults(Config),
 )
+
+JUDGE = Judge(SCORE, ERROR, DEPTH, speed="steps_per_second")

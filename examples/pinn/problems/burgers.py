@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples.pinn.operators import d, dd
-from examples.pinn.problems.problem import Condition, Problem, zero
+from examples.pinn.problems.problem import Condition, Problem
 
 NU = 0.01 / np.pi
 
 
 def exact(points):
-    """Cole–Hopf: u is a ratio of two heat kernels' integrals, by Gauss–Hermite."""
+    """Cole–Hopf: a ratio of two integrals of a heat kernel, by Gauss–Hermite."""
     nodes, weights = np.polynomial.hermite.hermgauss(100)
     x, t = points[..., 0, None], points[..., 1, None]
     y = x - 2 * np.sqrt(NU * t) * nodes
-    # The exponent's largest value is taken out: it cancels in the ratio.
+    # The largest exponent is subtracted: it cancels in the ratio.
     density = weights * np.exp(-(np.cos(np.pi * y) + 1) / (2 * np.pi * NU))
     return -np.sum(density * np.sin(np.pi * y), -1) / np.sum(density, -1)
 
@@ -40,7 +40,7 @@ PROBLEM = Problem(
     residual=residual,
     conditions=(
         Condition("initial", ((1, 0.0),), initial),
-        Condition("boundary", ((0, -1.0), (0, 1.0)), zero),
+        Condition("boundary", ((0, -1.0), (0, 1.0))),
     ),
     exact=exact,
     resolution=(256, 101),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples.pinn.operators import laplacian
-from examples.pinn.problems.problem import Condition, Problem, box_faces, zero
+from examples.pinn.problems.problem import Condition, Problem, box_faces
 
 LOWER, UPPER = (-1.0, -1.0), (1.0, 1.0)
 FREQUENCIES = np.pi * np.array([1.0, 4.0])
@@ -33,7 +33,7 @@ PROBLEM = Problem(
     upper=UPPER,
     operators={"laplacian": laplacian(2)},
     residual=residual,
-    conditions=(Condition("boundary", box_faces(LOWER, UPPER), zero),),
+    conditions=(Condition("boundary", box_faces(LOWER, UPPER)),),
     exact=exact,
     resolution=(100, 100),
 )

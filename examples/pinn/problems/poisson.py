@@ -1,10 +1,14 @@
-"""Δu = f on [-1, 1]², u = 0 on the boundary; u = sin(πx) sin(πy)."""
+"""Poisson's equation on [-1, 1]², and on [-1, 1]; u = 0 on the boundary.
+
+In two dimensions Δu = f with u = sin(πx) sin(πy). In one, DeepXDE's first example,
+-u'' = π² sin(πx) with u = sin(πx).
+"""
 
 import jax.numpy as jnp
 import numpy as np
 
-from examples.pinn.operators import laplacian
-from examples.pinn.problems.problem import Condition, Problem, box_faces, zero
+from examples.pinn.operators import dd, laplacian
+from examples.pinn.problems.problem import Condition, Problem, box_faces
 
 LOWER, UPPER = (-1.0, -1.0), (1.0, 1.0)
 
@@ -18,6 +22,10 @@ def residual(points, u, laplacian):
     return laplacian - f
 
 
+def residual_1d(points, u, u_xx):
+    return -u_xx - jnp.pi**2 * jnp.sin(jnp.pi * points[..., 0])
+
+
 PROBLEM = Problem(
     name="poisson",
     equation="Δu = f",
@@ -26,7 +34,20 @@ PROBLEM = Problem(
     upper=UPPER,
     operators={"laplacian": laplacian(2)},
     residual=residual,
-    conditions=(Condition("boundary", box_faces(LOWER, UPPER), zero),),
+    conditions=(Condition("boundary", box_faces(LOWER, UPPER)),),
     exact=exact,
     resolution=(101, 101),
+)
+
+PROBLEM_1D = Problem(
+    name="poisson1d",
+    equation="-u_xx = π² sin(πx)",
+    coordinates=("x",),
+    lower=(-1.0,),
+    upper=(1.0,),
+    operators={"u_xx": dd(1)},
+    residual=residual_1d,
+    conditions=(Condition("boundary", ((0, -1.0), (0, 1.0))),),
+    exact=exact,
+    resolution=(1001,),
 )

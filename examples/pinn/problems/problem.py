@@ -9,39 +9,44 @@ import numpy as np
 
 from examples.pinn.operators import Operator
 
+Faces = tuple[tuple[int, float], ...]
+"""Pairs of an axis and the coordinate at which the box is cut."""
+
+
+def zero(points: jax.Array) -> jax.Array:
+    """The target u = 0."""
+    return jnp.zeros(points.shape[:-1], points.dtype)
+
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """u = target on a part of the boundary: a boundary or an initial condition.
-
-    The part consists of `faces`, pairs of an axis and the coordinate at which the box
-    is cut, and is sampled uniformly by area.
-    """
+    """u = target on a part of the boundary: a boundary or an initial condition."""
 
     name: str
-    faces: tuple[tuple[int, float], ...]
-    target: Callable[[jax.Array], jax.Array]
+    faces: Faces
+    """The part; it is sampled uniformly by area."""
+    target: Callable[[jax.Array], jax.Array] = zero
     """Maps points of shape (n, dimension) to the values of u, shape (n,)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A partial differential equation, to be solved by a network u(x).
-
-    `residual` is the equation, written in the names of `operators`: it takes the
-    points, shape (n, dimension), then u and the derivatives by name, shape (n,).
-    """
+    """A partial differential equation on a box, to be solved by a network u(x)."""
 
     name: str
     equation: str
+    """The equation as text, for the title of a figure."""
     coordinates: tuple[str, ...]
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     operators: Mapping[str, Operator]
+    """The derivatives that the residual takes, by name."""
     residual: Callable[..., jax.Array]
+    """residual(points, u=..., **derivatives): points of shape (n, dimension), then u
+    and each derivative by name, shape (n,); zero where u solves the equation."""
     conditions: tuple[Condition, ...]
     exact: Callable[[np.ndarray], np.ndarray]
-    """The solution in float64: points (..., dimension) to values (...)."""
+    """The solution in float64: points of shape (n, dimension) to values (n,)."""
     resolution: tuple[int, ...]
     """Points along each axis of the grid on which errors are measured."""
 
@@ -72,27 +77,13 @@ class Problem:
         return jnp.where(is_cut, cuts[:, None], points)
 
     def grid(self) -> np.ndarray:
-        """Points of the evaluation grid in float64: (*resolution, dimension)."""
-        axes = [
-            np.linspace(low, high, n)
-            for low, high, n in zip(
-                self.lower, self.upper, self.resolution, strict=True
-            )
-        ]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+        """Points of the evaluation grid in float64, shape (n, dimension)."""
+        axes = map(np.linspace, self.lower, self.upper, self.resolution)
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+        return grid.reshape(-1, self.dimension)
 
 
-def box_faces(
-    lower: tuple[float, ...], upper: tuple[float, ...]
-) -> tuple[tuple[int, float], ...]:
+def box_faces(lower: tuple[float, ...], upper: tuple[float, ...]) -> Faces:
     """All faces of a box."""
-    return tuple(
-        (axis, cut)
-        for axis, cuts in enumerate(zip(lower, upper, strict=True))
-        for cut in cuts
-    )
-
-
-def zero(points: jax.Array) -> jax.Array:
-    """The target u = 0."""
-    return jnp.zeros(points.shape[:-1], points.dtype)
+    bounds = enumerate(zip(lower, upper, strict=True))
+    return tuple((axis, cut) for axis, cuts in bounds for cut in cuts)

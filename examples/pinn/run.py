@@ -1,0 +1,112 @@
+"""A run in its folder: trained, recorded, resumed, and read again."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from examples.common import progress
+from examples.common.runs import Recording, Run, RunError
+from examples.pinn.config import Config
+from examples.pinn.objective import network_of
+from examples.pinn.phases import optimizer_of
+from examples.pinn.scores import ERROR, final_errors
+from examples.pinn.train import Program
+
+
+def set_numerics(config: Config) -> None:
+    """Precision, for the whole process: before the first array is made."""
+    jax.config.update("jax_enable_x64", config.dtype == "float64")
+    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+
+
+def train(config: Config, console: Console, bars: progress.Bars | None = None) -> None:
+    """Trains to the end; `bars` is the display that the run shares with others."""
+    config.check()
+    set_numerics(config)
+    # Options that do not go together are errors before a folder is made.
+    network_of(config), optimizer_of(config, config.lr[0])
+    with Recording(config.out, config.settings(), resume=config.resume) as run:
+        if run.finished:
+            console.print(
+                f"{config.out} is finished already: nothing to do.", soft_wrap=True
+            )
+            return
+        program = Program(config)
+        found = run.resume(program.template)
+        if found is not None:
+            program.restore(*found)
+            console.print(f"Resumed at step {program.step}.")
+        name = config.problem if bars is None else config.out.name
+        with progress.Steps(
+            console, name, program.total_steps, program.step, bars
+        ) as bar:
+            _advance(program, run, bar, console)
+        run.finish(functools.partial(_results, program, run))
+
+
+def _advance(program: Program, run: Recording, bar: progress.Steps, console) -> None:
+    """Trains to the end, and records what happens on the way."""
+    config, before, running = program.config, program.step, program.stopped_at < 0
+    for step, report in program.run():
+        scales = jax.tree.map(_few_digits, report.layer_scales)
+        run.append({"step": step, **report._replace(layer_scales=scales)._asdict()})
+        for rate, seed in np.argwhere(running & (program.stopped_at >= 0)):
+            console.print(
+                f"Learning rate {config.lr[rate]:g}, seed {seed}: no longer finite at "
+                f"step {program.stopped_at[rate, seed]}; it stops here.",
+                soft_wrap=True,
+            )
+        running = program.stopped_at < 0
+        errors = np.asarray(report.relative_l2, float)
+        errors = np.where(running & np.isfinite(errors), errors, np.inf)
+        bar.show(step, f"error {progress.numbers(errors[ERROR.best_rate(errors)])}")
+        every = config.checkpoint_every
+        if step // every > before // every or program.finished:
+            run.save(step, program.columns)
+        before = step
+    if not running.any():
+        console.print(f"No learning rate and seed is left: ended at step {before}.")
+
+
+def _results(program: Program, run: Recording) -> dict:
+    *_, last = run.history()
+    return {
+        "relative_l2": last["relative_l2"],
+        "loss": last["loss"],
+        "stopped_at_step": program.stopped_at,
+        "steps_per_second": program.steps_per_second,
+        "compile_seconds": program.compile_seconds,
+    }
+
+
+# Scales are for figures; in full they would be most of a history.
+_few_digits = np.vectorize(lambda x: float(f"{x:.4g}"), otypes=[float])
+
+
+def load(path: Path) -> tuple[Run, Config]:
+    """A finished run and its configuration."""
+    run = Run(path)
+    _ = run.metrics
+    return run, Config.of(path, run.settings)
+
+
+def params_of(run: Run, config: Config, rate: int | None, seed: int) -> Any:
+    """The parameters of one column; of the best learning rate if `rate` is None."""
+    errors = final_errors(run.metrics)
+    rate = ERROR.best_rate(errors) if rate is None else rate
+    for option, value, number in (
+        ("--lr-index", rate, errors.shape[0]),
+        ("--seed", seed, errors.shape[1]),
+    ):
+        if not 0 <= value < number:
+            raise RunError(f"{option} must be from 0 to {number - 1}, got {value}.")
+    program = Program(config)
+    found = run.restore(program.template)
+    if found is None:
+        raise RunError(f"{run.path} has no checkpoint.")
+    _, columns = found
+    return jax.tree.map(lambda x: x[rate, seed], columns.params)
