@@ -109,4 +109,4 @@ def params_of(run: Run, config: Config, rate: int | None, seed: int) -> Any:
     if found is None:
         raise RunError(f"{run.path} has no checkpoint.")
     _, columns = found
-    return jax.tree.map(lambda x: x[rate, seed], columns.params)
+    return jax.tree.map(lambda x: x[rate * config.seeds + seed], columns.params)

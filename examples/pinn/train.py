@@ -17,8 +17,10 @@ from examples.pinn.phases import Phase, phases
 
 
 class Column(NamedTuple):
-    """One learning rate and seed; in a run these have leading axes (rates, seeds)."""
+    """The training of one learning rate and seed."""
 
+    lr: jax.Array
+    seed: jax.Array
     params: Any
     state: Any
     stopped_at: jax.Array
@@ -26,7 +28,7 @@ class Column(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The results of all columns after a chunk of steps."""
+    """The results of a chunk of steps; in a run with leading axes (rates, seeds)."""
 
     loss: jax.Array
     relative_l2: jax.Array
@@ -34,7 +36,11 @@ class Report(NamedTuple):
 
 
 class Program:
-    """The jitted functions of a run and the columns that they advance."""
+    """The jitted functions of a run, and the columns that they advance together.
+
+    The leaves of `columns` have a leading axis: the seeds of the first rate, then those
+    of the next.
+    """
 
     def __init__(self, config: Config):
         self.config = config
@@ -45,13 +51,12 @@ class Program:
         self.step = 0
         self.compile_seconds = self.run_seconds = 0.0
         self.steps_made = 0
-        self._lr = jnp.asarray(config.lr, config.dtype)
-        self._seeds = jnp.arange(config.seeds)
         grid = self.problem.grid()
         self._grid = jnp.asarray(grid, config.dtype)
         self._exact = jnp.asarray(self.problem.exact(grid), config.dtype)
-        running = jnp.full((len(config.lr), config.seeds), -1, jnp.int32)
-        self.columns = jax.jit(self._over_columns(self._start))(running)
+        rates = jnp.repeat(jnp.asarray(config.lr, config.dtype), config.seeds)
+        seeds = jnp.tile(jnp.arange(config.seeds), len(config.lr))
+        self.columns = jax.jit(jax.vmap(self._start))(rates, seeds)
 
     def run(self) -> Iterator[tuple[int, Report]]:
         """Advances chunk by chunk; yields the number of steps done and a report."""
@@ -59,14 +64,14 @@ class Program:
             if self.step >= phase.end or self.finished:
                 continue
             if self.step == phase.first:
-                self.columns = jax.jit(self._begin(phase))(self.columns)
+                self.columns = jax.jit(_begin(phase))(self.columns)
             advance = self._compiled(phase)
             while self.step < phase.end and not self.finished:
                 start = time.perf_counter()
                 end = min(self.step + self.config.chunk, phase.end)
                 bounds = np.int32(self.step), np.int32(end)
                 self.columns, report = advance(self.columns, *bounds)
-                report = jax.device_get(report)
+                report = jax.tree.map(self._by_rate, jax.device_get(report))
                 self.run_seconds += time.perf_counter() - start
                 self.steps_made += end - self.step
                 self.step = end
@@ -84,7 +89,7 @@ class Program:
     @property
     def stopped_at(self) -> np.ndarray:
         """Of each column, shape (rates, seeds); -1 for those that have not stopped."""
-        return np.asarray(self.columns.stopped_at)
+        return self._by_rate(np.asarray(self.columns.stopped_at))
 
     @property
     def steps_per_second(self) -> float | None:
@@ -97,49 +102,33 @@ class Program:
         At the boundary of two phases it is that of the phase that ends there.
         """
         phase = next(phase for phase in self.phases if step <= phase.end)
-        return jax.eval_shape(self._begin(phase), self.columns)
+        return jax.eval_shape(_begin(phase), self.columns)
 
-    def _over_columns(self, f: Callable) -> Callable:
-        """Maps f(column, lr, seed, ...) over rates and seeds."""
+    def _by_rate(self, x: np.ndarray) -> np.ndarray:
+        """Splits the axis of columns into rates and seeds."""
+        return x.reshape(len(self.config.lr), self.config.seeds, *x.shape[1:])
 
-        def mapped(columns, *rest):
-            over_seeds = jax.vmap(
-                lambda column, lr, seed: f(column, lr, seed, *rest), (0, None, 0)
-            )
-            over_rates = jax.vmap(over_seeds, (0, 0, None))
-            return over_rates(columns, self._lr, self._seeds)
-
-        return mapped
-
-    def _start(self, stopped_at: jax.Array, lr, seed) -> Column:
-        """The same weights for every rate of a seed."""
+    def _start(self, lr: jax.Array, seed: jax.Array) -> Column:
+        """The weights depend on the seed only: every rate starts with the same."""
         points = jnp.zeros((1, self.problem.dimension), self.config.dtype)
         params = self.network.init(jax.random.key(seed), points)
-        return Column(params, (), stopped_at)
-
-    def _begin(self, phase: Phase) -> Callable[[Column], Column]:
-        """Gives the columns the optimizer state of a phase."""
-
-        def begin(column, lr, seed):
-            return column._replace(state=phase.optimizer(lr).init(column.params))
-
-        return self._over_columns(begin)
+        return Column(lr, seed, params, state=(), stopped_at=jnp.int32(-1))
 
     def _compiled(self, phase: Phase) -> Any:
         """(columns, first, end) -> columns, report: compiled once for all lengths."""
         start = time.perf_counter()
-        advance = self._over_columns(functools.partial(self._chunk, phase))
-        bounds = np.int32(0), np.int32(1)
-        lowered = jax.jit(advance, donate_argnums=0).lower(self.columns, *bounds)
+        chunk = functools.partial(self._chunk, phase)
+        advance = jax.jit(jax.vmap(chunk, (0, None, None)), donate_argnums=0)
+        lowered = advance.lower(self.columns, np.int32(0), np.int32(1))
         compiled = lowered.compile()
         self.compile_seconds += time.perf_counter() - start
         return compiled
 
-    def _chunk(self, phase: Phase, column: Column, lr, seed, first, end):
+    def _chunk(self, phase: Phase, column: Column, first, end):
         def step(index, carry):
             column, *_ = carry
             old = column.params, column.state
-            *new, loss, grads = phase.update(*old, lr, seed, index)
+            *new, loss, grads = phase.update(*old, column.lr, column.seed, index)
             finite = jax.tree.map(lambda x: jnp.isfinite(x).all(), (loss, new[0]))
             good = jax.tree.reduce(jnp.logical_and, finite)
             stops_here = (column.stopped_at < 0) & ~good
@@ -148,7 +137,8 @@ class Program:
             params, state = jax.tree.map(
                 lambda new, old: jnp.where(stopped_at < 0, new, old), tuple(new), old
             )
-            return Column(params, state, stopped_at), loss, grads
+            column = Column(column.lr, column.seed, params, state, stopped_at)
+            return column, loss, grads
 
         loss = jnp.zeros((), self.config.dtype)
         grads = jax.tree.map(jnp.zeros_like, column.params)
@@ -157,6 +147,15 @@ class Program:
         error = jnp.linalg.norm(u - self._exact) / jnp.linalg.norm(self._exact)
         scales = sg.layer_scales(grads, stack_axis=stack_axis)
         return column, Report(loss, error, scales)
+
+
+def _begin(phase: Phase) -> Callable[[Column], Column]:
+    """Gives all columns the optimizer state of a phase."""
+
+    def begin(column):
+        return column._replace(state=phase.optimizer(column.lr).init(column.params))
+
+    return jax.vmap(begin)
 
 
 def field(config: Config, params: Any, points: np.ndarray) -> np.ndarray:

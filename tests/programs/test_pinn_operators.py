@@ -1,4 +1,6 @@
-"""Derivatives in one sweep: those of nested forward mode, for every operator."""
+"""Derivatives in one sweep are those of nested forward mode, for every operator."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ import pytest
 from examples.pinn import operators
 from examples.pinn.network import DeepNetwork
 from examples.pinn.operators import Sweep, d, dd, laplacian
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 OPERATORS = {
     "u_x": d(1, 0),
@@ -19,34 +23,33 @@ OPERATORS = {
 }
 
 
-def network(depth=4, activation=jnp.tanh):
-    return DeepNetwork(depth, 16, (-1.0, 0.0), (1.0, 1.0), activation)
+def network(depth=3, activation=jnp.tanh):
+    return DeepNetwork(depth, 8, (-1.0, 0.0), (1.0, 1.0), activation)
 
 
-def params_and_points(network, number=40):
-    points = jax.random.uniform(jax.random.key(0), (number, 2))
-    params = network.init(jax.random.key(1), points)
+def params_and_points(network):
+    points = jax.random.uniform(jax.random.key(0), (20, 2))
+    params = jax.jit(network.init)(jax.random.key(1), points)
     # Biases are zero at first: a wrong treatment of them would not show.
-    noise = jax.random.normal(jax.random.key(2), (1,))
-    return jax.tree.map(lambda x: x + 0.1 * noise, params), points
+    return jax.tree.map(lambda x: x + 0.1, params), points
 
 
 def in_float64(network, params, points):
     """The operators by nested forward mode in double precision."""
+
+    @jax.jit
+    def derivatives(params, points):
+        def u(point):
+            return network.apply(params, point[None])["u"][0]
+
+        return operators.nested_derivatives(u, points, OPERATORS)
+
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, points))
-
-        def u(point):
-            return network.apply(wide[0], point[None])["u"][0]
-
-        result = operators.nested_derivatives(u, wide[1], OPERATORS)
-        return jax.tree.map(np.asarray, result)
+        return jax.tree.map(np.asarray, derivatives(*wide))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 5])
-@pytest.mark.parametrize(
-    "activation", [jnp.tanh, jnp.sin, jax.nn.gelu, jax.nn.silu, jax.nn.softplus]
-)
+@pytest.mark.parametrize(("depth", "activation"), [(1, jax.nn.gelu), (4, jnp.tanh)])
 def test_sweep_is_nested_forward_mode(depth, activation):
     net = network(depth, activation)
     params, points = params_and_points(net)
@@ -60,7 +63,7 @@ def test_sweep_is_nested_forward_mode(depth, activation):
         )
 
 
-def test_operators_are_what_they_say():
+def test_operators_are_the_derivatives_that_they_name():
     """On a polynomial whose derivatives are known."""
 
     def u(point):
@@ -69,7 +72,7 @@ def test_operators_are_what_they_say():
 
     points = jnp.array([[2.0, 5.0], [-1.0, 0.5]])
     x, t = points.T
-    result = operators.nested_derivatives(u, points, OPERATORS)
+    result = jax.jit(lambda p: operators.nested_derivatives(u, p, OPERATORS))(points)
     expected = {
         "u": x**2 * t + 3 * t**2,
         "u_x": 2 * x * t,
@@ -95,22 +98,28 @@ def test_values_alone_carry_no_derivatives():
     assert jet.first == jet.second == ()
 
 
-@pytest.mark.parametrize("size", [None, 1, 8, 16, 40, 100])
-def test_blocks_change_nothing_but_the_order(size):
-    net = network()
-    params, points = params_and_points(net)
+@pytest.mark.parametrize("size", [8, 10])
+def test_blocks_change_neither_values_nor_gradients(size):
+    """Whether or not the last block is a full one."""
+    weights = jnp.array([[1.0], [2.0]])
+    points = jax.random.uniform(jax.random.key(0), (20, 2))
 
-    def total(params, size):
-        def inside(x):
-            return net.apply(params, x, Sweep.of(OPERATORS))
+    @functools.partial(jax.jit, static_argnums=1)
+    def values_and_gradient(weights, size):
+        def total(weights):
+            def f(x):
+                return {"a": jnp.sin(x @ weights), "b": x**2}
 
-        result = operators.in_blocks(inside, points, size)
-        return sum(jnp.sum(jnp.sin(v)) for v in result.values())
+            result = operators.in_blocks(f, points, size)
+            return sum(jnp.sum(jnp.cos(v)) for v in result.values()), result
 
-    expected = jax.value_and_grad(total)(params, None)
-    value = jax.jit(jax.value_and_grad(total), static_argnums=1)(params, size)
-    for a, b in zip(jax.tree.leaves(value), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+        return jax.grad(total, has_aux=True)(weights)
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5),
+        values_and_gradient(weights, size),
+        values_and_gradient(weights, None),
+    )
 
 
 def test_hidden_layers_are_one_leaf_whatever_the_depth():
@@ -119,5 +128,5 @@ def test_hidden_layers_are_one_leaf_whatever_the_depth():
             network(depth).init, jax.random.key(0), jnp.zeros((1, 2))
         )
         hidden = params["params"]["hidden"]
-        assert hidden["kernel"].shape == (depth - 1, 16, 16)
-        assert hidden["bias"].shape == (depth - 1, 16)
+        assert hidden["kernel"].shape == (depth - 1, 8, 8)
+        assert hidden["bias"].shape == (depth - 1, 8)
