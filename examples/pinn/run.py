@@ -50,25 +50,25 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
 
 def _advance(program: Program, run: Recording, bar: progress.Steps, console) -> None:
     """Trains to the end, and records what happens on the way."""
-    config, before, running = program.config, program.step, program.stopped_at < 0
+    config, before = program.config, program.step
     for step, report in program.run():
         scales = jax.tree.map(_few_digits, report.layer_scales)
         run.append({"step": step, **report._replace(layer_scales=scales)._asdict()})
-        for rate, seed in np.argwhere(running & (program.stopped_at >= 0)):
+        for rate, seed in np.argwhere(program.stopped_at >= before):
             console.print(
                 f"Learning rate {config.lr[rate]:g}, seed {seed}: no longer finite at "
                 f"step {program.stopped_at[rate, seed]}; it stops here.",
                 soft_wrap=True,
             )
-        running = program.stopped_at < 0
         errors = np.asarray(report.relative_l2, float)
-        errors = np.where(running & np.isfinite(errors), errors, np.inf)
+        good = np.isfinite(errors) & (program.stopped_at < 0)
+        errors = np.where(good, errors, np.inf)
         bar.show(step, f"error {progress.numbers(errors[ERROR.best_rate(errors)])}")
         every = config.checkpoint_every
         if step // every > before // every or program.finished:
             run.save(step, program.columns)
         before = step
-    if not running.any():
+    if program.stopped_at.min() >= 0:
         console.print(f"No learning rate and seed is left: ended at step {before}.")
 
 

@@ -54,12 +54,13 @@ class Program:
         grid = self.problem.grid()
         self._grid = jnp.asarray(grid, config.dtype)
         self._exact = jnp.asarray(self.problem.exact(grid), config.dtype)
-        rates = jnp.repeat(jnp.asarray(config.lr, config.dtype), config.seeds)
-        seeds = jnp.tile(jnp.arange(config.seeds), len(config.lr))
-        self.columns = jax.jit(jax.vmap(self._start))(rates, seeds)
+        # Shapes, until training starts or continues.
+        self.columns: Column = jax.eval_shape(self._start)
 
     def run(self) -> Iterator[tuple[int, Report]]:
         """Advances chunk by chunk; yields the number of steps done and a report."""
+        if self.step == 0:
+            self.columns = jax.jit(self._start)()
         for phase in self.phases:
             if self.step >= phase.end or self.finished:
                 continue
@@ -108,11 +109,18 @@ class Program:
         """Splits the axis of columns into rates and seeds."""
         return x.reshape(len(self.config.lr), self.config.seeds, *x.shape[1:])
 
-    def _start(self, lr: jax.Array, seed: jax.Array) -> Column:
-        """The weights depend on the seed only: every rate starts with the same."""
-        points = jnp.zeros((1, self.problem.dimension), self.config.dtype)
-        params = self.network.init(jax.random.key(seed), points)
-        return Column(lr, seed, params, state=(), stopped_at=jnp.int32(-1))
+    def _start(self) -> Column:
+        """The columns at the beginning, without an optimizer state."""
+
+        def start(lr, seed):
+            points = jnp.zeros((1, self.problem.dimension), self.config.dtype)
+            params = self.network.init(jax.random.key(seed), points)
+            return Column(lr, seed, params, state=(), stopped_at=jnp.int32(-1))
+
+        config = self.config
+        rates = jnp.repeat(jnp.asarray(config.lr, config.dtype), config.seeds)
+        seeds = jnp.tile(jnp.arange(config.seeds), len(config.lr))
+        return jax.vmap(start)(rates, seeds)
 
     def _compiled(self, phase: Phase) -> Any:
         """(columns, first, end) -> columns, report: compiled once for all lengths."""
