@@ -23,7 +23,7 @@ $(VENV)/.%: pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/.examples
-	$(BIN)/python -m examples.deep_poisson
+	$(BIN)/python -m examples.pinn demo --out demo
 
 test: $(VENV)/.test $(VENV)/.integrations
 	$(BIN)/python -m pytest --numprocesses 2 --quiet --compatibility-report $(VENV)/compatibility.json

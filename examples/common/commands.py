@@ -92,7 +92,7 @@ class Judge:
                 f"{measure.trained(scores[index])}/{len(scores[index])}",
                 "-" if rate is None else f"{rate:.1f}",
             )
-        console.print(table)
+        console.print(table, soft_wrap=False)
 
     def collect(self, options: Collect, console: Console) -> None:
         found = records.read(records.some(options.runs, "collect"), self.score)

@@ -42,10 +42,11 @@ class Bars(Progress):
         super().__exit__(*exception)
 
 
-class Steps:
+class Steps(contextlib.ExitStack):
     """Steps done, time gone and left, and a text of what matters now.
 
-    `bars` is the display that a run shares with others; by default it has its own.
+    A context manager. `bars` is a display that the run shares with others; by default
+    the run has its own.
     """
 
     def __init__(
@@ -56,18 +57,11 @@ class Steps:
         done: int = 0,
         bars: Bars | None = None,
     ):
+        super().__init__()
         self.console, self._total = console, total
-        self._bars = Bars(console) if bars is None else bars
-        self._own = self._bars if bars is None else contextlib.nullcontext()
+        self._bars = self.enter_context(Bars(console)) if bars is None else bars
         task = self._bars.add_task(name, total=total, completed=done, now="compiling")
         self._task = next(t for t in self._bars.tasks if t.id == task)
-
-    def __enter__(self) -> "Steps":
-        self._own.__enter__()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._own.__exit__(*exception)
 
     def show(self, done: int, now: str) -> None:
         """Says that `done` steps are done."""

@@ -126,20 +126,20 @@ def study(options: Study, console: Console) -> None:
 
 
 def do(command: Command) -> None:
-    console = Console()
+    console = Console(soft_wrap=True)  # paths stay whole
     matplotlib.use("agg")
     match command:
         case Config() as config:
             train(config, console)
             JUDGE.show(JUDGE.read([config.out]), console)
-            console.print(f"Run: {config.out}", soft_wrap=True)
+            console.print(f"Run: {config.out}")
         case Evaluate() as options:
             evaluate(options)
         case Plot() as options:
             run, config = load(options.run)
             set_numerics(config)
             for path in figures.draw(run, config):
-                console.print(f"Figure: {path}", soft_wrap=True)
+                console.print(f"Figure: {path}")
         case Study() as options:
             study(options, console)
         case Demo() as options:

@@ -48,7 +48,7 @@ def run(folder: Path, depth: int, steps: int, seeds: int, console: Console) -> N
     figure, numbers = folder / "deep_poisson.png", folder / "deep_poisson.json"
     draw(figure, runs)
     records.collect(found, numbers)
-    console.print(f"Figure: {figure}    Numbers: {numbers}", soft_wrap=True)
+    console.print(f"Figure: {figure}    Numbers: {numbers}")
 
 
 def train_side_by_side(runs: Mapping[str, Config], console: Console) -> None:

@@ -31,19 +31,16 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
     network_of(config), optimizer_of(config, config.lr[0])
     with Recording(config.out, config.settings(), resume=config.resume) as run:
         if run.finished:
-            console.print(
-                f"{config.out} is finished already: nothing to do.", soft_wrap=True
-            )
+            console.print(f"{config.out} is finished already: nothing to do.")
             return
         program = Program(config)
         found = run.resume(program.template)
         if found is not None:
             program.restore(*found)
             console.print(f"Resumed at step {program.step}.")
-        name = config.problem if bars is None else config.out.name
-        with progress.Steps(
-            console, name, program.total_steps, program.step, bars
-        ) as bar:
+        name = config.problem if bars is None else run.name
+        total, done = program.total_steps, program.step
+        with progress.Steps(console, name, total, done, bars) as bar:
             _advance(program, run, bar, console)
         run.finish(functools.partial(_results, program, run))
 
@@ -57,8 +54,7 @@ def _advance(program: Program, run: Recording, bar: progress.Steps, console) -> 
         for rate, seed in np.argwhere(program.stopped_at >= before):
             console.print(
                 f"Learning rate {config.lr[rate]:g}, seed {seed}: no longer finite at "
-                f"step {program.stopped_at[rate, seed]}; it stops here.",
-                soft_wrap=True,
+                f"step {program.stopped_at[rate, seed]}; it stops here."
             )
         errors = np.asarray(report.relative_l2, float)
         good = np.isfinite(errors) & (program.stopped_at < 0)
