@@ -19,6 +19,7 @@ from examples.common.commands import Collect, Compare, Plot
 from examples.common.runs import RunError, check_writable
 from examples.pinn import demo, figures, studies
 from examples.pinn.config import Config
+from examples.pinn.demo import Demo
 from examples.pinn.problems import PROBLEMS
 from examples.pinn.run import load, params_of, set_numerics, train
 from examples.pinn.scores import JUDGE
@@ -58,20 +59,6 @@ class Study:
     steps: int | None = None
     lbfgs_steps: int | None = None
     dtype: Literal["float32", "float64"] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Demo:
-    """Train a deep PINN by adam, clip + adam and StableGrad + adam, and draw them."""
-
-    out: Path = Path("demo")
-    """Folder for the runs, the figure and the numbers."""
-    depth: int = 64
-    """Hidden layers."""
-    steps: int = 2000
-    """Steps of each method."""
-    seeds: int = 3
-    """Initial weights and sequences of points; the same for every method."""
 
 
 Command = (
@@ -143,7 +130,7 @@ def do(command: Command) -> None:
         case Study() as options:
             study(options, console)
         case Demo() as options:
-            demo.run(options.out, options.depth, options.steps, options.seeds, console)
+            demo.run(options, console)
         case Collect() as options:
             JUDGE.collect(options, console)
         case Compare() as options:

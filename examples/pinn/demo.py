@@ -1,5 +1,6 @@
 """The demo: a 64-layer PINN by three methods side by side, and one figure of them."""
 
+import dataclasses
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,25 +28,45 @@ CONTROLS: dict[str, ScaleControl] = {
 COLORS = {PLAIN: "tab:red", CLIPPED: "tab:gray", STABLE: "tab:blue"}
 
 
-def run(folder: Path, depth: int, steps: int, seeds: int, console: Console) -> None:
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Train a deep PINN by adam, clip + adam and StableGrad + adam, and draw them."""
+
+    out: Path = Path("demo")
+    """Folder for the runs, the figure and the numbers."""
+    depth: int = 64
+    """Hidden layers."""
+    steps: int = 2000
+    """Steps of each method."""
+    seeds: int = 3
+    """Initial weights and sequences of points; the same for every method."""
+
+    def runs(self) -> dict[str, Config]:
+        """The run of each method; all of them checked."""
+        runs = {
+            method: Config(
+                self.out / method,
+                depth=self.depth,
+                scale_control=control,
+                steps=self.steps,
+                seeds=self.seeds,
+                interior_points=128,
+                condition_points=32,
+                resume=True,
+            )
+            for method, control in CONTROLS.items()
+        }
+        return selection.checked(runs, only="")
+
+
+def run(options: Demo, console: Console) -> None:
     """Trains what is not trained yet, and writes a table, a figure and the numbers."""
-    runs = {
-        method: Config(
-            folder / method,
-            depth=depth,
-            scale_control=control,
-            steps=steps,
-            seeds=seeds,
-            interior_points=128,
-            condition_points=32,
-            resume=True,
-        )
-        for method, control in CONTROLS.items()
-    }
-    train_side_by_side(selection.checked(runs, only=""), console)
+    runs = options.runs()
+    train_side_by_side(runs, console)
     found = JUDGE.read(config.out for config in runs.values())
     JUDGE.show(found, console)
-    figure, numbers = folder / "deep_poisson.png", folder / "deep_poisson.json"
+    figure = options.out / "deep_poisson.png"
+    numbers = options.out / "deep_poisson.json"
     draw(figure, runs)
     records.collect(found, numbers)
     console.print(f"Figure: {figure}    Numbers: {numbers}")

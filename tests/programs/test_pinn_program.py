@@ -412,6 +412,8 @@ def test_folders_that_train_does_not_take(capsys, finished, tmp_path):
     for out in (file, file / "below"):
         message = mistake(capsys, *WHOLE, "--out", out)
         assert "--out must be a folder that can be written to" in message
+        message = mistake(capsys, "demo", "--out", out)
+        assert "--out must be a folder that can be written to" in message
     corrupt = copy(finished, tmp_path / "corrupt")
     (corrupt / "settings.json").write_text('{"depth": ')
     message = mistake(capsys, *WHOLE, "--resume", "--out", corrupt)
