@@ -68,13 +68,9 @@ def _together(runs: list[Record], name: str) -> Record:
     scores = {rate: scores[rate] for rate in sorted(scores)}
     common = set.intersection(*map(set, scores.values()))
     if not common:
-        listed = [
-            f"{rate:g} has {', '.join(map(str, sorted(seeds)))}"
-            for rate, seeds in scores.items()
-        ]
         raise RunError(
             f"{name}: a rate is chosen by the seeds that all rates have, and there is "
-            f"none: {'; '.join(listed)}."
+            f"none among {', '.join(f'{rate:g}' for rate in scores)}."
         )
     order = [
         sorted(seeds, key=lambda seed: (seed not in common, seed))

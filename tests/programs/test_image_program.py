@@ -432,7 +432,7 @@ def test_runs_that_differ_in_rate_and_seed_are_one_record(trained, tmp_path):
     assert record["test_accuracy"] == [[0.92, 0.9], [None]]
     assert scores.ACCURACY.best_rate([np.array([0.9, 0.1]), np.array([0.8])]) == 0
     shutil.rmtree(next(runs.glob("*lr0.01-seed2")))
-    with pytest.raises(RunError, match=r"there is none: 0\.01 has 0; 0\.1 has 2\."):
+    with pytest.raises(RunError, match=r"there is none among 0\.01, 0\.1\."):
         JUDGE.read(runs.iterdir())
 
 
