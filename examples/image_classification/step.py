@@ -123,14 +123,12 @@ class Step:
 
     def _shape(self, count) -> jax.Array:
         """The learning rate over its highest."""
-        steps = self.config.epochs * self.steps_per_epoch
         warmup = int(self.config.warmup_epochs * self.steps_per_epoch)
-        after = optax.constant_schedule(1.0)
-        if self.config.schedule == "cosine":
-            after = optax.cosine_decay_schedule(1.0, max(steps - warmup, 1))
-        # The first step is not lost on a rate of zero.
-        rise = optax.linear_schedule(1 / (warmup + 1), 1.0, warmup)
-        return optax.join_schedules([rise, after], [warmup])(count)
+        first = 1 / (warmup + 1)  # a rate of zero would waste the first step
+        if self.config.schedule == "constant":
+            return optax.warmup_constant_schedule(first, 1.0, warmup)(count)
+        steps = max(self.config.epochs * self.steps_per_epoch, warmup + 1)
+        return optax.warmup_cosine_decay_schedule(first, 1.0, warmup, steps)(count)
 
     def _gradient(self, variables: Variables, batch: Batch, key):
         """Of the whole batch, in parts that are passed in one after the other."""

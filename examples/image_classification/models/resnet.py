@@ -39,10 +39,8 @@ def build(layers: Layers) -> Network:
                 shortcut = layers.conv(channels, out_channels, 1, stride=stride)
             branch, hidden = [], channels
             if bottleneck:
-                branch, hidden = (
-                    [layers.conv(channels, width, 1, activation=relu)],
-                    width,
-                )
+                branch.append(layers.conv(channels, width, 1, activation=relu))
+                hidden = width
             branch.append(layers.conv(hidden, width, 3, stride=stride, activation=relu))
             size = 1 if bottleneck else 3
             last = layers.conv(width, out_channels, size, initializer=last_initializer)
