@@ -38,24 +38,24 @@ class Changes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study(Changes):
-    """Train a named set of runs, those that are not finished yet.
+    """Train the runs of a named set that are not finished yet.
 
-    Options that are left out are those of the set.
+    Options that are not given have the values of the set.
     """
 
     name: tyro.conf.Positional[studies.StudyName]
-    """Which set: examples/image_classification/studies.py says what is in it."""
+    """Name of the set; they are defined in studies.py."""
     out: Path
     """Folder for the folders of the runs."""
     only: str = ""
-    """Take runs only in whose name this regular expression is found: adam-none."""
+    """Only runs whose name matches this regular expression, for example adam-none."""
     at_best_rate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Of each method only the rate that is best in the runs finished so far."""
+    """For each method only the rate that is best among the finished runs."""
     lr: tuple[float, ...] | None = None
     seeds: tuple[int, ...] | None = None
 
     def runs(self) -> studies.Runs:
-        """The runs to be made, by name, all of them checked."""
+        """The runs to train, by name, all of them checked."""
         names = [field.name for field in dataclasses.fields(Changes)]
         changes = selection.given(self, names)
         runs = studies.runs(self.name, self.out, self.lr, self.seeds, changes)

@@ -1,4 +1,4 @@
-"""The options of a training run, and what is wrong with bad ones."""
+"""The options of a training run, and their checks."""
 
 import dataclasses
 import math
@@ -24,12 +24,12 @@ Initialization = Literal["variance-preserving", "depth-scaled"]
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 
 PLACE = ("out", "resume", "data_dir", "mesh", "coordinator", "processes", "process")
-"""Options that say where a run is made: its results do not depend on them."""
+"""Options of where a run takes place: results do not depend on them."""
 
 COUNTS = ("epochs", "batch_size", "accumulate", "log_every", "checkpoint_every")
 
 SMALL_IMAGE = 64
-"""Images up to this size go through the small stem."""
+"""Networks for images up to this size have a stem without strides."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,65 +43,65 @@ class Config:
     norm: Norm = "none"
     """BatchNorm, or nothing in its place."""
     width_multiplier: float = 1.0
-    """Of all channel counts."""
+    """Factor for all channel counts."""
     initialization: Initialization = "variance-preserving"
-    """Of the convolutions; depth-scaled: the last one of each branch is smaller."""
+    """Initial weights; depth-scaled: residual branches start smaller."""
     stochastic_depth: float | None = None
-    """Rate at the last block; by default what the network was published with."""
+    """Drop rate at the last block; by default the published one."""
     data: DataName = "digits"
-    """The images; a folder is anything that Hugging Face's datasets reads."""
+    """The data set; folder: anything that Hugging Face's datasets reads."""
     data_dir: Path | None = None
-    """Where they are: a folder, or for cifar and folder a name on the hub."""
+    """Its folder, or its name on the hub."""
     image_size: int | None = None
-    """Height and width that images of a folder are brought to; 224 by default."""
+    """Height and width that images of a folder are resized to; 224 by default."""
     augment: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Crops and flips, as they are usual for the data; resized crops for a folder."""
+    """Random crops and flips, as is usual for the data set."""
     mixup: float = 0.0
     """Alpha of the Beta distribution of mixing weights; 0 for no mixup."""
     optimizer: Optimizer = "sgd"
     """The base optimizer; sgd has momentum 0.9."""
     scale_control: ScaleControl = "stablegrad-prediction"
-    """What stands in front of it; -prediction: with the reference of the paper."""
+    """Applied before the optimizer; -prediction: with the paper's reference."""
     group_by: Literal["layer", "leaf", "tree"] = "layer"
-    """What shares a gain, for StableGrad."""
+    """Parameters that share a gain of StableGrad."""
     statistic: Literal["std", "rms"] = "std"
-    """The scale of a layer, for StableGrad."""
+    """How StableGrad measures the scale of a layer."""
     epochs: int = 8
     """Passes over the training images."""
     batch_size: int = 128
-    """Images of a step, over all devices."""
+    """Images per step, over all devices."""
     accumulate: int = 1
-    """Parts that a batch is passed in, one after the other, to save memory."""
+    """Parts that a batch is processed in, one after the other, to save memory."""
     lr: float = 0.1
-    """Learning rate at its highest."""
+    """Peak learning rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up: to zero by a cosine, or constant."""
+    """Of the learning rate after the warm-up."""
     warmup_epochs: float = 1.0
-    """Linear, from zero."""
+    """Epochs of linear warm-up."""
     weight_decay: float = 0.0
-    """Of everything but biases and scales; decoupled, except for sgd."""
+    """Of all parameters but biases and scales; decoupled, except for sgd."""
     label_smoothing: float = 0.0
     """Probability that is spread over all classes."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of activations and gradients inside; parameters are float32."""
+    """Of activations and their gradients; parameters are float32."""
     ema_decay: float = 0.0
-    """Of an average of the parameters, which is tested then; 0 for none."""
+    """Decay of a moving average of the parameters, which is then tested; 0: none."""
     seed: int = 0
-    """Of initial weights, order of images and augmentation."""
+    """Seed of initial weights, order of images and augmentation."""
     log_every: int = 10
-    """Steps between two entries of the curves."""
+    """Steps between two lines of the history."""
     checkpoint_every: int = 200
-    """Steps between two checkpoints; there is one at the end of each epoch too."""
+    """Steps between two checkpoints; each epoch ends with one too."""
     mesh: str = ""
-    """Devices as data=N,fsdp=M; fsdp shards parameters. By default all are data."""
+    """Devices as data=N,fsdp=M, where fsdp shards parameters; by default all data."""
     coordinator: str | None = None
-    """Of several processes: host:port of the first, or "auto" on SLURM and TPU pods."""
+    """For several processes: host:port of the first, or auto on SLURM and TPU pods."""
     processes: int | None = None
-    """Their number, unless it is found out."""
+    """Number of processes, if --coordinator is not auto."""
     process: int | None = None
-    """Which one this is, from 0, unless it is found out."""
+    """Index of this process, if --coordinator is not auto."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on from the newest checkpoint in `out`, if there is one."""
+    """Continue from the newest checkpoint in --out, if there is one."""
 
     def check(self) -> None:
         """Raises RunError, with the name of the option, if a value makes no sense."""
@@ -125,6 +125,6 @@ class Config:
         require(self, "weight_decay", decays, "0 for adam: adamw decays weights")
 
     def settings(self) -> dict[str, Any]:
-        """What determines the result: every option but those of the place."""
+        """The options that results depend on."""
         values = dataclasses.asdict(self)
         return {name: x for name, x in values.items() if name not in PLACE}

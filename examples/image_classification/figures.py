@@ -67,7 +67,7 @@ def _scales(name: str, history: Sequence[dict[str, Any]]):
 
 
 def in_order(layers: Iterable[str]) -> list[str]:
-    """Layers as an image passes them: stem, blocks by number, head, classifier."""
+    """Layers in forward order: stem, blocks by number, head, classifier."""
 
     def place(layer: str) -> tuple:
         part, *rest = layer.split("/")

@@ -1,4 +1,4 @@
-"""Devices as a mesh: which axis shards what, and processes that share it."""
+"""The mesh of devices, over one process or several, and how arrays are sharded."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ def connect(config: Config) -> None:
     address, number, process = config.coordinator, config.processes, config.process
     if address is None and number is None and process is None:
         return
-    # How CPUs talk to each other. GPUs and TPUs have means of their own.
+    # The backend of CPU collectives; GPUs and TPUs have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         address = None if address == "auto" else address
@@ -55,7 +55,7 @@ def parse(text: str, devices: int) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where arrays are on a mesh."""
+    """How arrays are placed on a mesh."""
 
     mesh: Mesh
 

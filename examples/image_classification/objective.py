@@ -12,7 +12,7 @@ Batch = Mapping[str, jax.Array]
 
 
 class Variables(NamedTuple):
-    """What a network holds, as dicts."""
+    """The arrays of a network, as dicts."""
 
     params: Any
     batch_stats: Any
@@ -20,7 +20,7 @@ class Variables(NamedTuple):
 
 
 def take_apart(model: nnx.Module) -> tuple[Any, Variables]:
-    """What a network is, and what it holds."""
+    """The structure of a network, and its arrays."""
     graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
     return graph, Variables(*map(nnx.to_pure_dict, states))
 
@@ -29,7 +29,7 @@ class Objective:
     """The network as pure functions of its parameters, and its loss.
 
     Args:
-      model: maps images to logits; it may be abstract, as its values are not kept.
+      model: maps images to logits; only its structure is kept, so it may be abstract.
       mean, std: of the training images' channels, in units where white is 1.
       label_smoothing: probability that is spread over all classes.
     """
@@ -73,7 +73,7 @@ class Objective:
 
 
 def _mixed(x: jax.Array, batch: Batch) -> jax.Array:
-    """Mixup, if a batch has weights for it: with the image at its other end."""
+    """Mixup of row i with row n - 1 - i, if the batch has weights for it."""
     if "mix_weight" not in batch:
         return x
     weight = batch["mix_weight"].reshape(-1, *[1] * (x.ndim - 1))

@@ -22,7 +22,7 @@ def train(config: Config, console: Console) -> None:
     config.check()
     connect(config)
     console.quiet = jax.process_index() > 0
-    # Whether options go together is found out before a folder is made.
+    # Options that do not go together are an error before a folder is made.
     program = Program(config)
     with Recording(config.out, config.settings(), resume=config.resume) as run:
         if run.finished:
@@ -46,12 +46,12 @@ def train(config: Config, console: Console) -> None:
 
 
 def _advance(program: Program, run: Recording, console: Console) -> None:
-    """Trains to the end, and records what happens on the way."""
+    """Trains to the end; writes history, events and checkpoints."""
     config, before = program.config, program.step
     recent: collections.deque[Mapping[str, float]] = collections.deque(maxlen=MEMORY)
     name = f"{config.model} on {config.data}"
     bar = progress.Steps(console, name, program.total_steps, before)
-    # What an interrupted run wrote beyond its last checkpoint is hidden.
+    # Events that a killed run wrote after its last checkpoint are hidden.
     events = SummaryWriter(
         str(run.path / "events"),
         purge_step=before,

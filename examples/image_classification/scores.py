@@ -1,4 +1,4 @@
-"""What runs of this program are judged by, and what they are compared over."""
+"""How runs of this program are scored and compared."""
 
 import numpy as np
 
@@ -11,11 +11,11 @@ from examples.common.runs import RunError
 from examples.image_classification.config import Config
 
 SCORE = "test_accuracy"
-"""Its entry in metrics.json."""
+"""The key in metrics.json."""
 
 
 def final_accuracies(record: Record) -> list[np.ndarray]:
-    """Test accuracies, by rate and seed; zero where training stopped."""
+    """Test accuracies by rate and seed; zero where the loss was not finite."""
     # null in JSON is NaN here.
     return [np.nan_to_num(np.asarray(row, float), nan=0.0) for row in record[SCORE]]
 
@@ -40,10 +40,10 @@ MODEL = Axis(
 
 
 def by_method(runs: list[Record]) -> list[Record]:
-    """Runs that differ in rate and seed alone, together as one record.
+    """Joins runs that differ only in rate and seed into one record.
 
-    Its name is the method; `lr` of the settings is the list of rates, and `seeds` that
-    of each rate's seeds. All rates have one in common, or more: these come first.
+    Its name is the method; `lr` of the settings is the list of rates, and `seeds` has
+    the list of seeds of each rate. Seeds that all rates have come first.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for run, label in zip(runs, method_labels(runs, MODEL), strict=True):

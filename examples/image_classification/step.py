@@ -13,7 +13,7 @@ from examples.image_classification.objective import Batch, Objective, Variables
 
 
 class Totals(NamedTuple):
-    """Sums over the images that were seen."""
+    """Sums over images."""
 
     loss: jax.Array
     correct: jax.Array
@@ -21,17 +21,17 @@ class Totals(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a step advances: all that a checkpoint holds."""
+    """What a step updates: all that a checkpoint holds."""
 
     variables: Variables
     optimizer: Any
     average: Any
-    """Of the parameters over time; empty without one."""
+    """Moving average of the parameters; empty without one."""
     epoch: Totals
 
 
 class Report(NamedTuple):
-    """What a step says of itself."""
+    """What is recorded of a step."""
 
     loss: Any
     layer_scales: dict[str, Any]
@@ -78,7 +78,7 @@ class Step:
         average = state.average
         if config.ema_decay:
             average = optax.incremental_update(params, average, 1 - config.ema_decay)
-        # The sums begin anew with each epoch.
+        # The sums start at zero with each epoch.
         first = index % self.steps_per_epoch == 0
         before = jax.tree.map(lambda x: jnp.where(first, 0, x), state.epoch)
         size = len(batch["label"])
@@ -91,9 +91,9 @@ class Step:
         return state, Report(gradient.loss, sg.layer_scales(gradient.grads))
 
     def test(self, state: State, batch: Batch) -> Totals:
-        """Sums over a batch whose images count by their weight: 1, or 0 for padding.
+        """Sums over a batch, weighted: padding has a weight of 0.
 
-        What is tested is the average of the parameters, if there is one.
+        If there is an average of the parameters, it is what is tested.
         """
         variables = state.variables
         if self.config.ema_decay:
@@ -122,7 +122,7 @@ class Step:
         )
 
     def _shape(self, count) -> jax.Array:
-        """The learning rate over its highest."""
+        """The learning rate, relative to its peak."""
         warmup = int(self.config.warmup_epochs * self.steps_per_epoch)
         first = 1 / (warmup + 1)  # a rate of zero would waste the first step
         if self.config.schedule == "constant":
@@ -131,7 +131,7 @@ class Step:
         return optax.warmup_cosine_decay_schedule(first, 1.0, warmup, steps)(count)
 
     def _gradient(self, variables: Variables, batch: Batch, key):
-        """Of the whole batch, in parts that are passed in one after the other."""
+        """The gradient of a batch, accumulated over its parts."""
         parts = self.config.accumulate
         if parts == 1:
             return self._part(variables, batch, key)
@@ -148,7 +148,7 @@ class Step:
         nothing = jnp.zeros(())
         grads = jax.tree.map(jnp.zeros_like, variables.params)
         start = Gradient(nothing, grads, nothing, nothing), variables.batch_stats
-        # Part i is every parts-th image: each has images of every device.
+        # Part i is every parts-th image, so that it has images of every device.
         split = jax.tree.map(
             lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch
         )

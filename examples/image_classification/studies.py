@@ -49,9 +49,9 @@ STUDIES: dict[StudyName, list[dict[str, Any]]] = {
         {"model": model} for model in ("resnet18", "resnet34", "resnet50", "resnet101")
     ],
 }
-"""What the runs of a study have in common, for each of its networks.
+"""Options that differ from the defaults, for each network of a study.
 
-All are at a quarter of the published width, on digits unless it says otherwise.
+All networks have a quarter of the published width.
 """
 
 
@@ -62,9 +62,9 @@ def runs(
     seeds: Sequence[int] | None,
     changes: Mapping[str, Any],
 ) -> Runs:
-    """Every method by every base optimizer, rate and seed, by the names of folders.
+    """Every method with every base optimizer, rate and seed, by name of its folder.
 
-    `changes` hold for all of them.
+    `changes` are options for all runs.
     """
     grid = itertools.product(
         STUDIES[study],
@@ -92,9 +92,9 @@ def runs(
 
 
 def at_best_rates(runs: Runs, folder: Path) -> Runs:
-    """Of some runs those at the best rate of their method.
+    """The runs at the best rate of their method.
 
-    Rates are judged by the finished runs in the folder of the study.
+    The best rate is that of the finished runs in the folder of the study.
     """
     methods = {name: _method(config.settings()) for name, config in runs.items()}
     finished = [run for run in map(Run, sorted(folder.glob("*"))) if run.finished]
@@ -125,7 +125,7 @@ def at_best_rates(runs: Runs, folder: Path) -> Runs:
 
 
 def _method(settings: Mapping[str, Any]) -> str:
-    """All settings but those that a method is tried with."""
+    """All settings except rate and seed, as a key."""
     tried = ("lr", "seed", "seeds")
     kept = {name: x for name, x in settings.items() if name not in tried}
     return json.dumps(kept, sort_keys=True)

@@ -22,10 +22,10 @@ load = functools.lru_cache(maxsize=1)(data.load)
 
 
 class Program:
-    """The state of a run and its data, of which each process reads its part."""
+    """The state of a run and its batches, of which each process reads its part."""
 
     def __init__(self, config: Config):
-        """Finds out whether options go together; start() begins."""
+        """Checks that the options go together; start() makes the state."""
         self.config = config
         self.layout = Layout.of(config)
         self.dataset = load(config.data, config.data_dir, config.image_size)
@@ -44,7 +44,7 @@ class Program:
         self.step = 0
         self.compile_seconds = 0.0
         self.step_seconds: list[float] = []
-        """Of each stretch between two looks at the reports, a mean."""
+        """Mean of each stretch of steps between two reports."""
 
     def start(self) -> None:
         """Makes the initial state."""
@@ -60,7 +60,7 @@ class Program:
         return self._loader.training(self.step, self.total_steps)
 
     def run(self) -> Iterator[tuple[int, list[Report]]]:
-        """Advances; yields the number of steps done and the reports since last time.
+        """Trains; yields the number of steps done and the reports since last time.
 
         It does so every `log_every` steps and at the end of each epoch.
         """
@@ -82,7 +82,7 @@ class Program:
                 reports, start = [], time.perf_counter()
 
     def results_of_epoch(self) -> dict[str, float]:
-        """Means over the training images as they were seen, and the test images."""
+        """Means over the training steps of this epoch, and over the test images."""
         tested = [
             self.functions.test(self.state, self.layout.put(batch))
             for batch in self._loader.testing()
@@ -109,7 +109,7 @@ class Program:
 
 
 class Functions:
-    """What a run calls on its mesh.
+    """The compiled functions of a run, on its mesh.
 
     start(seed, lr) -> state
     advance(state, batch, step, seed, lr) -> state, report; takes the old state's memory

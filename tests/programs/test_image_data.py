@@ -298,6 +298,14 @@ def test_secret_labels_of_a_test_split_are_not_looked_at(tmp_path):
     assert load("folder", path, image_size=8).test.labels.tolist() == [1]
 
 
+def test_name_on_the_hub(monkeypatch):
+    hub = {"owner/pictures": {"train": kinds(0, 1), "test": kinds(1, 0, 1)}}
+    monkeypatch.setattr(datasets, "load_dataset", hub.__getitem__)
+    dataset = load("folder", Path("owner/pictures"), image_size=8)
+    assert dataset.test.labels.tolist() == [1, 0, 1]
+    assert everything(dataset.train).shape == (2, 8, 8, 3)
+
+
 @pytest.mark.parametrize(
     ("splits", "what"),
     [

@@ -19,7 +19,7 @@ from examples.common.runs import RunError
 from examples.image_classification.data.sources import Dataset, mirrored
 
 TEST_SPLITS = ("validation", "val", "test")
-"""Looked for in this order: labels of "test" are often secret where there are more."""
+"""In order of preference: the labels of "test" are often secret."""
 
 BILINEAR = Image.Resampling.BILINEAR
 
@@ -29,19 +29,19 @@ class Pictures:
     """Images of any size, decoded and resized when they are read."""
 
     rows: Any
-    """Of one column, encoded images."""
+    """A table with one column of encoded images."""
     labels: np.ndarray
     size: int
     where: str
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """The shorter side is resized, and the middle cut out."""
+        """Resizes the shorter side and crops the centre."""
         size = (self.size, self.size)
         middles = [ImageOps.fit(x, size, BILINEAR) for x in self._decoded(indices)]
         return np.stack([np.asarray(middle) for middle in middles])
 
     def augmented(self, indices: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """A region of the picture, resized; half of them are mirrored."""
+        """Crops a random region and resizes it; half of the images are mirrored."""
         size = (self.size, self.size)
         regions = [
             picture.resize(size, BILINEAR, random_region(*picture.size, draw))
@@ -105,7 +105,7 @@ def load(place: str, size: int) -> Dataset:
 
     def source(split: str) -> Pictures:
         labels = np.asarray(splits[split][label][:])
-        # Those that are missing make the labels of another type; -1 is secret.
+        # A missing label changes the type of the array; -1 stands for a secret label.
         if labels.dtype.kind != "i" or labels.min() < 0:
             raise RunError(f"{place}: {split} must have images, and a label for each.")
         rows = splits[split].select_columns([image])

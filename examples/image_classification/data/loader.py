@@ -17,8 +17,8 @@ Batch = dict[str, np.ndarray]
 class Loader:
     """The batches of a data set, read ahead by threads.
 
-    A training batch is a function of the seed and of its step alone, so a resumed run
-    sees what it would have seen.
+    A training batch is a function of the seed and the step alone, so a resumed run
+    gets the batches that it would have had.
     """
 
     dataset: Dataset
@@ -42,7 +42,7 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """What does not fill a batch is left out of an epoch of training."""
+        """Images that do not fill a batch are left out of an epoch of training."""
         return len(self.dataset.train.labels) // self.batch_size
 
     def training(self, first_step: int, last_step: int) -> Iterator[Batch]:
@@ -51,8 +51,8 @@ class Loader:
         "image" is uint8 [local, h, w, c], "label" int32 [local]. With mixup there is
         "mix_weight", float32 [local].
         """
-        # Not the seed itself: grain counts it up with the epoch, so that the epochs of
-        # seed 1 would be those of seed 0, one later.
+        # Not the seed itself: grain adds the epoch to it, so that the first epoch of
+        # seed 1 would be the second one of seed 0.
         order_seed, augment_seed = np.random.SeedSequence(self.seed).generate_state(2)
         steps = (
             grain.MapDataset.range(len(self.dataset.train.labels))
@@ -64,10 +64,10 @@ class Loader:
         return _read_ahead(steps[first_step:last_step])
 
     def testing(self) -> Iterator[Batch]:
-        """All test images once, in their order, as they are.
+        """All test images once, in order and not augmented.
 
-        The last batch is filled up with copies of the last image. "weight", float32
-        [local], is 0 for these and 1 for all others.
+        The last batch is padded with copies of the last image. "weight", float32
+        [local], is 0 for the copies and 1 for all other images.
         """
         number = len(self.dataset.test.labels)
         steps = grain.MapDataset.range(-(-number // self.batch_size))
@@ -80,7 +80,7 @@ class Loader:
 
     def _training_batch(self, indices: np.ndarray, rng: np.random.Generator) -> Batch:
         source, mine = self.dataset.train, indices[self._rows]
-        # Drawn for the whole batch: an image is the same whoever reads it.
+        # Drawn for the whole batch, so that it does not depend on the processes.
         draws = rng.random((len(indices), DRAWS))[self._rows]
         images = source.augmented(mine, draws) if self.augment else source.read(mine)
         batch = {"image": images, "label": source.labels[mine]}
@@ -99,7 +99,7 @@ class Loader:
 
 
 def _read_ahead(batches: grain.MapDataset) -> Iterator[Batch]:
-    # As many as can be read at once: grain's own buffer, 500, is meant for images.
+    # One batch per thread: grain's default, 500 elements, is meant for single images.
     threads = min(16, os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     return iter(batches.to_iter_dataset(options))

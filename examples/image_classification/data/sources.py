@@ -17,12 +17,12 @@ class Source(Protocol):
         """All labels, int32 [n]."""
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Images as they are tested, uint8 [len(indices), h, w, c]."""
+        """Images that are not augmented, uint8 [len(indices), h, w, c]."""
 
     def augmented(self, indices: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """The same images, changed at random in the way that is usual for the data.
+        """The same images, cropped and flipped in the way that is usual for the data.
 
-        `draws`, [len(indices), DRAWS], are uniform in [0, 1).
+        `draws`, [len(indices), DRAWS], are random numbers, uniform in [0, 1).
         """
 
 
@@ -42,7 +42,7 @@ class Arrays:
     images: np.ndarray
     labels: np.ndarray
     margin: int = 0
-    """Augmented images are cut out of the image with this many black pixels around."""
+    """Black pixels around an image, before it is cropped to its size again."""
     flip: bool = False
     """Whether half of the augmented images are mirrored, left to right."""
 
@@ -61,5 +61,5 @@ class Arrays:
 
 
 def mirrored(images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Half of the images, left to right; `draws` say which."""
+    """Mirrors the images whose draw is below 1/2, left to right."""
     return np.where(draws[:, None, None, None] < 0.5, images[:, :, ::-1], images)

@@ -13,8 +13,8 @@ CHUNK = 50
 def statistics(source: Source) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel, float32 [c], with 255 as 1.
 
-    Of a fixed sample of up to 10,000 images. A deviation below one grey level, as
-    images that are all the same would have, counts as one: it will be divided by.
+    They are computed over a fixed sample of up to 10,000 images. A standard deviation
+    below one grey level (images of a single colour) counts as one: it is a divisor.
     """
     indices = np.arange(len(source.labels))
     if len(indices) > SAMPLE:
@@ -22,7 +22,7 @@ def statistics(source: Source) -> tuple[np.ndarray, np.ndarray]:
         indices = np.sort(rng.choice(len(indices), SAMPLE, replace=False))
 
     def sums(chunk: np.ndarray) -> np.ndarray:
-        """Over pixels: ones, values and squares. Exact, as they are of integers."""
+        """Sums over pixels of ones, values and squares: exact, as they are integers."""
         images = source.read(chunk).astype(np.float64)
         return np.stack([(images**power).sum((0, 1, 2)) for power in range(3)])
 

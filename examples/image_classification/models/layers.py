@@ -44,7 +44,7 @@ class Layers:
         return jnp.dtype(self.config.dtype)
 
     def width(self, channels: int) -> int:
-        """Rounded to a multiple of 8, which suits hardware, where there are as many."""
+        """Channels rounded to a multiple of 8, which suits hardware; below 8 to one."""
         scaled = channels * self.config.width_multiplier
         return 8 * int(scaled / 8 + 0.5) or max(1, round(scaled))
 
@@ -59,13 +59,13 @@ class Layers:
         activation: Activation | None = None,
         initializer: Initializer | None = None,
     ) -> "ConvNorm":
-        """A ConvNorm; initialised by what follows it, unless told otherwise."""
+        """A ConvNorm, by default initialised for the activation that follows."""
         conv = nnx.Conv(
             in_channels,
             out_channels,
             (kernel_size, kernel_size),
             strides=(stride, stride),
-            # Alike on both sides: "SAME" is not, where the stride is 2.
+            # The same on both sides, unlike "SAME" with a stride of 2.
             padding=kernel_size // 2,
             feature_group_count=in_channels if depthwise else 1,
             use_bias=False,
@@ -75,8 +75,8 @@ class Layers:
         )
         norm = None
         if self.config.norm == "batch":
-            # Scale and bias start at constants. The model's rngs are left as they are,
-            # so that with norms and without a seed gives the same convolutions.
+            # Scale and bias start at constants. Not the model's rngs, so that a seed
+            # gives the same convolutions with BatchNorm and without.
             norm = nnx.BatchNorm(
                 out_channels,
                 momentum=0.9,
@@ -89,7 +89,7 @@ class Layers:
     def linear(
         self, in_features: int, out_features: int, activation: Activation | None = None
     ) -> nnx.Linear:
-        """In float32: these work on means over pixels, and so cost next to nothing."""
+        """In float32, at little cost: its inputs are means over pixels."""
         return nnx.Linear(
             in_features,
             out_features,
@@ -121,16 +121,15 @@ class Layers:
 
 @functools.cache
 def gain_of(activation: Activation | None) -> Initializer:
-    """variance_preserving; None for the identity."""
+    """variance_preserving, where None stands for the identity."""
     return variance_preserving(nnx.identity if activation is None else activation)
 
 
 class ConvNorm(nnx.Module):
     """A convolution, BatchNorm or nothing, an activation if there is one.
 
-    The convolution has no bias, with a norm or without: batch normalisation would
-    subtract it again, and a network without normalisation is to differ from one with it
-    by the norms alone.
+    The convolution never has a bias: BatchNorm would subtract it, and networks with and
+    without BatchNorm shall differ in nothing else.
     """
 
     def __init__(self, conv: nnx.Conv, norm: nnx.BatchNorm | None, activation: Any):
@@ -141,8 +140,7 @@ class ConvNorm(nnx.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = self.conv(x)
         if self.norm is not None:
-            # In float32 whatever the dtype of the layers: running averages rounded to
-            # bfloat16 would not be those that were learned.
+            # Always in float32: bfloat16 would round the running averages.
             x = self.norm(x, use_running_average=not train).astype(x.dtype)
         return x if self.activation is None else self.activation(x)
 
@@ -150,7 +148,7 @@ class ConvNorm(nnx.Module):
 class SqueezeExcitation(nnx.Module):
     """Multiplies each channel by a gate, a function of the means of all channels.
 
-    Its two layers have biases, and no norm follows them: so they were published.
+    As published, its two layers have biases and no norm follows them.
     """
 
     def __init__(self, layers: Layers, channels: int, hidden_channels: int):
@@ -191,7 +189,7 @@ class Block(nnx.Module):
         self.residual = residual
         self.shortcut = shortcut
         self.activation = activation
-        # Stochastic depth: the branch is zero for some images, larger for others.
+        # Stochastic depth: the branch is dropped for some images.
         self.drop = nnx.Dropout(drop_rate, broadcast_dims=(1, 2, 3))
 
     def __call__(
@@ -228,8 +226,8 @@ class Network(nnx.Module):
     ) -> jax.Array:
         """Logits, float32 [n, num_classes], of normalised images.
 
-        In training norms take the statistics of this batch and update their running
-        averages, and stochastic depth, if there is any, needs a key.
+        In training, BatchNorm uses the statistics of this batch and updates its running
+        averages, and stochastic depth needs a key.
         """
         x = images.astype(self.dtype)
         for layer in self.stem:
