@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
+from examples.common import pictures
 from examples.common.measures import Measure, quartiles
 from examples.common.records import Record
 from examples.common.runs import RunError
@@ -41,8 +42,7 @@ def draw(records: Sequence[Record], path: Path, measure: Measure, axis: Axis) ->
         figure = _figure(over_rates(records, measure), "learning rate", measure)
     else:
         figure = _figure(over_axis(records, measure, axis), axis.label, measure)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    pictures.save(figure, path)
 
 
 def over_rates(records: Sequence[Record], measure: Measure) -> list[Series]:

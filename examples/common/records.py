@@ -48,8 +48,9 @@ def collect(records: Sequence[Record], path: Path) -> None:
 
 
 def _read_collected(path: Path, score: str) -> list[Record]:
-    runs = read_json(path, "a folder of collected runs").get("runs")
+    content = read_json(path, "a folder of collected runs")
+    runs, shared = content.get("runs"), content.get("settings", {})
     keys = {"name", "settings", score}
     if not isinstance(runs, list) or not all(keys <= set(run) for run in runs):
         raise RunError(f"{path} is no file of {score} that `collect` wrote.")
-    return runs
+    return [run | {"settings": shared | run["settings"]} for run in runs]

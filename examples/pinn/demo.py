@@ -7,10 +7,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 from rich.console import Console
 
-from examples.common import progress, records, selection
+from examples.common import pictures, progress, records, selection
 from examples.common.optimizers import ScaleControl
 from examples.common.runs import Run
 from examples.pinn.config import Config
@@ -115,10 +114,7 @@ def draw(path: Path, configs: Mapping[str, Config]) -> None:
     figure.colorbar(shown, ax=lower, label="u(x, y)", shrink=0.9)
     for ax in lower:
         ax.set_aspect("equal")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-    # 256 colours are enough, at a third of the size.
-    Image.open(path).convert("RGB").quantize().save(path, optimize=True)
+    pictures.save(figure, path)
 
 
 def _limits(histories: list[History], seed: int) -> tuple[float, float]:
