@@ -158,7 +158,7 @@ def train_step(model):
 
 @pytest.fixture(
     scope="module",
-    params=[linen_convnet, linen_convnet_bfloat16, linen_stacked, nnx_convnet],
+    params=[linen_convnet_bfloat16, linen_stacked, nnx_convnet],
     ids=lambda model: model.__name__,
 )
 def exported(request):

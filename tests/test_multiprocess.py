@@ -143,9 +143,7 @@ def undisturbed(tmp_path_factory):
     ("processes", "devices", "layout"),
     [
         (2, 1, "data-parallel"),
-        (2, 1, "fsdp"),
         (2, 2, "fsdp"),
-        (4, 1, "data-parallel"),
         (4, 1, "fsdp"),
     ],
 )
