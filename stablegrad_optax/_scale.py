@@ -9,9 +9,9 @@ The floor keeps the gain continuous and bounded where the elements are nearly eq
 where std² would be rounding error.
 
 Squares leave the range of float32 below 1e-19 and above 1e+19, which vanishing and
-exploding gradients reach. There the same sums are taken of x / u, where u is a power of
-two near the largest magnitude. Layers that fit in the cache look for that magnitude at
-once; for the others one condition decides whether any of them has to.
+exploding gradients reach. There the same sums are taken of x / u, where the unit u is a
+power of two that the largest magnitude decides. Layers that fit in the cache look for
+that magnitude at once; for the others one condition decides whether any has to.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class Scale(NamedTuple):
     """
 
     square: jax.Array
-    inverse_unit: jax.Array  # a power of two
+    inverse_unit: jax.Array  # a power of two, and 1 unless σ is extreme
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,14 +182,15 @@ def _all(conditions: Sequence[jax.Array]) -> jax.Array:
 # Jitted, so that it is traced once for all layers of the same shapes.
 @functools.partial(jax.jit, static_argnums=0)
 def _in_units(layout: _Layout, values: Sequence[jax.Array]) -> Scale:
-    """The scale, from sums in units of the largest magnitude if that is extreme."""
-    info = jnp.finfo(values[0].dtype)
+    """The scale, from sums in a unit in which squares are in range."""
     largest = _largest(layout, values)
-    # A quarter, so that neither the unit nor its inverse leaves the range.
-    quarter = jnp.maximum(largest / 4, info.tiny)
-    unit = lax.reduce_precision(quarter, info.nexp, mantissa_bits=0)
-    is_ordinary = (largest > 1e-12) & (largest < 1e12)
-    inverse = jnp.where(is_ordinary, 1, 1 / unit)
+    # For float32, 2**-80 and 2**80 where magnitudes are beyond 2**-40 and 2**40. By
+    # comparisons, since a division would be a kernel of its own.
+    exponent = 5 * jnp.finfo(values[0].dtype).maxexp // 8
+    limit, inverse = 2.0 ** (exponent // 2), 2.0**exponent
+    inverse = jnp.where(
+        largest < 1 / limit, inverse, jnp.where(largest > limit, 1 / inverse, 1.0)
+    ).astype(largest.dtype)
     in_units = [x.values * _along(inverse, x) for x in layout.leaves(values)]
     return Scale(_squares(layout, in_units)[1], inverse)
 
@@ -202,7 +203,8 @@ def _squares(
     mean_square = _mean(layout, [_abs_square(x) for x in values])
     # The scale of a single element is its magnitude.
     if layout.statistic == "rms" or layout.count == 1:
-        return mean_square, mean_square
+        # NaN if it is infinite, as the variance is.
+        return mean_square, mean_square + 0 * mean_square
     variance = mean_square - _abs_square(_mean(layout, values))
     return mean_square, jnp.maximum(variance, mean_square / 256)
 
@@ -267,8 +269,9 @@ class Gain(NamedTuple):
 @jax.jit
 def gain(scale: Scale, reference: ArrayLike, max_gain: ArrayLike | None) -> Gain:
     """min(ρ/σ, max_gain), and 1 where σ is zero."""
-    is_zero = scale.square == 0
-    root = lax.rsqrt(jnp.where(is_zero, 1, scale.square))
+    # Zero where σ is, so that XLA need not compute the square again where it is used.
+    root = lax.rsqrt(jnp.where(scale.square == 0, jnp.inf, scale.square))
+    is_zero = root == 0
     first, second = scale.inverse_unit, _like(root, reference) * root
     if max_gain is not None:
         bound = _like(root, max_gain)
