@@ -186,11 +186,11 @@ def _in_units(layout: _Layout, values: Sequence[jax.Array]) -> Scale:
     largest = _largest(layout, values)
     # For float32, 2**-80 and 2**80 where magnitudes are beyond 2**-40 and 2**40. By
     # comparisons, since a division would be a kernel of its own.
-    exponent = 5 * jnp.finfo(values[0].dtype).maxexp // 8
-    limit, inverse = 2.0 ** (exponent // 2), 2.0**exponent
-    inverse = jnp.where(
-        largest < 1 / limit, inverse, jnp.where(largest > limit, 1 / inverse, 1.0)
-    ).astype(largest.dtype)
+    exponent = 5 * jnp.finfo(largest.dtype).maxexp // 8
+    limit, unit = 2.0 ** (exponent // 2), 2.0**exponent
+    is_small, is_large = largest < 1 / limit, largest > limit
+    inverse = jnp.where(is_small, unit, jnp.where(is_large, 1 / unit, 1.0))
+    inverse = inverse.astype(largest.dtype)
     in_units = [x.values * _along(inverse, x) for x in layout.leaves(values)]
     return Scale(_squares(layout, in_units)[1], inverse)
 
@@ -259,11 +259,9 @@ def value(scale: Scale) -> jax.Array:
     return jnp.where(is_zero, 0, sigma)
 
 
-class Gain(NamedTuple):
-    """γ = first · second, which may leave the range of the dtype where γ x does not."""
-
-    first: jax.Array
-    second: jax.Array
+# γ as the factors by which an element is multiplied one after the other: γ itself may
+# leave the range of the dtype where γ x does not.
+Gain = tuple[jax.Array, ...]
 
 
 @jax.jit
@@ -272,13 +270,13 @@ def gain(scale: Scale, reference: ArrayLike, max_gain: ArrayLike | None) -> Gain
     # Zero where σ is, so that XLA need not compute the square again where it is used.
     root = lax.rsqrt(jnp.where(scale.square == 0, jnp.inf, scale.square))
     is_zero = root == 0
-    first, second = scale.inverse_unit, _like(root, reference) * root
+    inverse, rho = scale.inverse_unit, _like(root, reference)
     if max_gain is not None:
         bound = _like(root, max_gain)
-        is_bound = first * second > bound
-        first = jnp.where(is_bound, 1, first)
-        second = jnp.where(is_bound, bound, second)
-    return Gain(jnp.where(is_zero, 1, first), jnp.where(is_zero, 1, second))
+        is_bound = inverse * root * rho > bound
+        inverse, root = (jnp.where(is_bound, 1, x) for x in (inverse, root))
+        rho = jnp.where(is_bound, bound, rho)
+    return tuple(jnp.where(is_zero, 1, factor) for factor in (inverse, root, rho))
 
 
 def _like(like: jax.Array, scalar: ArrayLike) -> jax.Array:
@@ -298,12 +296,17 @@ def rescale(
     if jnp.iscomplexobj(leaf):
         parts = lax.real(leaf), lax.imag(leaf)
         return lax.complex(*(rescale(x, gain, stack_axis, saturate) for x in parts))
-    x = leaf.astype(gain.first.dtype)
-    for factor, dtype in zip(gain, (x.dtype, leaf.dtype), strict=True):
+    x = leaf.astype(gain[0].dtype)
+    for factor in gain:
         x *= _along(factor, Slices(x, stack_axis))
         if saturate:
-            limit = float(jnp.finfo(dtype).max)
-            x = jnp.clip(x, -limit, limit)
+            x = _keep_finite(x, x.dtype)
     if saturate:
-        x += leaf.astype(x.dtype) * 0  # NaN where the element is not finite
+        # The product with zero is NaN where the element is not finite.
+        x = _keep_finite(x, leaf.dtype) + leaf.astype(x.dtype) * 0
     return x.astype(leaf.dtype)
+
+
+def _keep_finite(x: jax.Array, dtype: Any) -> jax.Array:
+    limit = float(jnp.finfo(dtype).max)
+    return jnp.clip(x, -limit, limit)
