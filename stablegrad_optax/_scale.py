@@ -191,7 +191,10 @@ def _in_units(layout: _Layout, values: Sequence[jax.Array]) -> Scale:
     is_small, is_large = largest < 1 / limit, largest > limit
     inverse = jnp.where(is_small, unit, jnp.where(is_large, 1 / unit, 1.0))
     inverse = inverse.astype(largest.dtype)
-    in_units = [x.values * _along(inverse, x) for x in layout.leaves(values)]
+    in_units = [
+        x.values * _along(inverse.astype(x.values.dtype), x)
+        for x in layout.leaves(values)
+    ]
     return Scale(_squares(layout, in_units)[1], inverse)
 
 
@@ -242,10 +245,9 @@ def _magnitude(x: jax.Array) -> jax.Array:
 
 
 def _along(statistic: jax.Array, leaf: Slices) -> jax.Array:
-    """A scalar, or a vector over the slices, in the shape and dtype of the leaf."""
+    """A scalar, or a vector over the slices, in the shape of the leaf."""
     axes = () if leaf.stack_axis is None else (leaf.stack_axis,)
-    values = leaf.values
-    return lax.broadcast_in_dim(statistic.astype(values.dtype), values.shape, axes)
+    return lax.broadcast_in_dim(statistic, leaf.values.shape, axes)
 
 
 @jax.jit
@@ -296,11 +298,11 @@ def rescale(
     if jnp.iscomplexobj(leaf):
         parts = lax.real(leaf), lax.imag(leaf)
         return lax.complex(*(rescale(x, gain, stack_axis, saturate) for x in parts))
-    x = leaf.astype(gain[0].dtype)
-    for factor in gain:
-        x *= _along(factor, Slices(x, stack_axis))
-        if saturate:
-            x = _keep_finite(x, x.dtype)
+    inverse, root, rho = (_along(x, Slices(leaf, stack_axis)) for x in gain)
+    x = leaf.astype(inverse.dtype) * inverse * root
+    if saturate:
+        x = _keep_finite(x, x.dtype)
+    x *= rho
     if saturate:
         # The product with zero is NaN where the element is not finite.
         x = _keep_finite(x, leaf.dtype) + leaf.astype(x.dtype) * 0
