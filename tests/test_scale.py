@@ -66,7 +66,8 @@ def test_elements_that_cancel_exactly_are_not_zero(shape, exponent):
     """Their sum is zero, and so are their squares where they underflow."""
     x = np.full(shape, 10.0**exponent, np.float32)
     x[:, ::2] *= -1
-    np.testing.assert_allclose(measured(x), x.max(), rtol=5e-6)
+    # The rounding errors of a sum of equal squares do not cancel.
+    np.testing.assert_allclose(measured(x), x.max(), rtol=5e-5)
 
 
 @both_shapes
