@@ -26,7 +26,7 @@ demo: $(VENV)/.examples
 	$(BIN)/python -m examples.pinn demo --out demo
 
 test: $(VENV)/.test $(VENV)/.integrations
-	$(BIN)/python -m pytest --numprocesses 2 --quiet --compatibility-report $(VENV)/compatibility.json
+	$(BIN)/python -m pytest --numprocesses 2 --quiet --compatibility-report=$(VENV)/compatibility.json
 
 # Writes the README's compatibility table from the tests that ran last.
 compatibility:
