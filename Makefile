@@ -6,6 +6,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Most programs of the tests run once: optimising them takes longer than it saves. CI runs
+# the library's tests on other versions of JAX with the optimisations.
+QUICK_COMPILATION := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
+  XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test compatibility constraints lint types docs overhead clean
 
@@ -26,7 +31,8 @@ demo: $(VENV)/.examples
 	$(BIN)/python -m examples.pinn demo --out demo
 
 test: $(VENV)/.test $(VENV)/.integrations
-	$(BIN)/python -m pytest --numprocesses 2 --quiet --compatibility-report=$(VENV)/compatibility.json
+	$(QUICK_COMPILATION) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet \
+	  --compatibility-report=$(VENV)/compatibility.json
 
 # Writes the README's compatibility table from the tests that ran last.
 compatibility:

@@ -1,5 +1,6 @@
 """Settings that hold for every test: the devices, and hypothesis profiles."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,10 @@ import jax
 import pytest
 from hypothesis.internal.conjecture import providers
 from jax.experimental.compilation_cache import compilation_cache
+
+# Traced functions are many objects that live long: at Python's own thresholds a tenth
+# of the time goes to looking through them.
+gc.set_threshold(200_000, 20, 100)
 
 hypothesis.settings.register_profile(
     "ci", max_examples=40, deadline=None, derandomize=True
