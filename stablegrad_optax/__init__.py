@@ -4,15 +4,25 @@ from stablegrad_optax import initializers, plotting
 from stablegrad_optax._diagnostics import layer_scales, tabulate
 from stablegrad_optax._reference import reference_scale, value_and_grad_with_reference
 from stablegrad_optax._stablegrad import StableGradState, stablegrad
+from stablegrad_optax._terms import (
+    balance_terms,
+    term_alignment,
+    term_scales,
+    value_and_grad_of_terms,
+)
 
 __all__ = [
     "StableGradState",
+    "balance_terms",
     "initializers",
     "layer_scales",
     "plotting",
     "reference_scale",
     "stablegrad",
     "tabulate",
+    "term_alignment",
+    "term_scales",
+    "value_and_grad_of_terms",
     "value_and_grad_with_reference",
 ]
 

@@ -17,7 +17,7 @@ that magnitude at once; for the others one condition decides whether any has to.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -124,7 +124,7 @@ def scales(
             math.prod(leaf.values.shape[a] for a in leaf.other_axes) for leaf in layer
         )
         layout = _Layout(statistic, stack_axes, axis_name, shards * count)
-        values = _in_accumulation_dtype([leaf.values for leaf in layer])
+        values = in_accumulation_dtype([leaf.values for leaf in layer])
         if sum(x.size for x in values) <= _SMALL_LAYER:
             results[i] = _in_units(layout, values)
         else:
@@ -135,7 +135,7 @@ def scales(
     return [results[i] for i in range(len(layers))]
 
 
-def _in_accumulation_dtype(values: Sequence[jax.Array]) -> list[jax.Array]:
+def in_accumulation_dtype(values: Sequence[jax.Array]) -> list[jax.Array]:
     is_wide = any(jnp.finfo(x.dtype).bits == 64 for x in values)
     if any(jnp.iscomplexobj(x) for x in values):
         dtype = jnp.complex128 if is_wide else jnp.complex64
@@ -295,20 +295,45 @@ def rescale(
     With `saturate`, a finite element stays finite where the product leaves the leaf's
     dtype, and an infinite one becomes NaN.
     """
-    if jnp.iscomplexobj(leaf):
-        parts = lax.real(leaf), lax.imag(leaf)
-        return lax.complex(*(rescale(x, gain, stack_axis, saturate) for x in parts))
-    inverse, root, rho = (_along(x, Slices(leaf, stack_axis)) for x in gain)
-    x = leaf.astype(inverse.dtype) * inverse * root
+
+    def rescaled(x):
+        return _product(Slices(x, stack_axis), gain, saturate).astype(x.dtype)
+
+    return _on_real_parts(rescaled, leaf)
+
+
+@jax.jit
+def rescaled_sum(leaf: jax.Array, gain: Gain) -> jax.Array:
+    """The sum over slices along the first axis, each times its gain; it saturates."""
+
+    def total(x):
+        products = _product(Slices(x, 0), gain, saturate=True)
+        return _keep_finite(jnp.sum(products, axis=0), x.dtype).astype(x.dtype)
+
+    return _on_real_parts(total, leaf)
+
+
+def _product(leaf: Slices, gain: Gain, saturate: bool) -> jax.Array:
+    """A real leaf times its gain, in the dtype of the gain."""
+    inverse, root, rho = (_along(factor, leaf) for factor in gain)
+    wide = leaf.values.astype(inverse.dtype)
+    x = wide * inverse * root
     if saturate:
         x = _keep_finite(x, x.dtype)
     x *= rho
     if saturate:
         # The product with zero is NaN where the element is not finite.
-        x = _keep_finite(x, leaf.dtype) + leaf.astype(x.dtype) * 0
-    return x.astype(leaf.dtype)
+        x = _keep_finite(x, leaf.values.dtype) + wide * 0
+    return x
+
+
+def _on_real_parts(f: Callable[[jax.Array], jax.Array], leaf: jax.Array) -> jax.Array:
+    if jnp.iscomplexobj(leaf):
+        return lax.complex(f(lax.real(leaf)), f(lax.imag(leaf)))
+    return f(leaf)
 
 
 def _keep_finite(x: jax.Array, dtype: Any) -> jax.Array:
+    """Clips what is beyond the range of the dtype; NaN stays."""
     limit = float(jnp.finfo(dtype).max)
     return jnp.clip(x, -limit, limit)

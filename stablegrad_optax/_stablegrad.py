@@ -2,11 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from stablegrad_optax import _layers, _scale
+from stablegrad_optax import _checks, _layers, _scale
 
 StableGradState = optax.EmptyState
 
@@ -109,11 +108,9 @@ def stablegrad(
     _layers.check_grouping(group_by)
     _scale.check_statistic(statistic)
     if reference is not None:
-        _check_reference(reference)
+        _checks.not_negative("reference", reference)
     if max_gain is not None:
-        _check_scalar("max_gain", max_gain)
-        if _is_concrete(max_gain) and not np.asarray(max_gain) > 0:
-            raise ValueError(f"max_gain must be positive, got {max_gain}.")
+        _checks.positive("max_gain", max_gain)
     default_reference = reference
 
     def init_fn(params):
@@ -123,7 +120,7 @@ def stablegrad(
     def update_fn(updates, state, params=None, *, reference=None, **extra_args):
         del params, extra_args
         if reference is not None:
-            _check_reference(reference)
+            _checks.not_negative("reference", reference)
         elif default_reference is None:
             raise ValueError(
                 "stablegrad(None) takes the reference of each step from update; give "
@@ -154,18 +151,3 @@ def _can_overflow(leaf: _layers.Leaf) -> bool:
     Those of a weight are at most 17 sqrt(N), which only float16 cannot hold.
     """
     return not leaf.is_weight or float(jnp.finfo(leaf.dtype).max) < 1e30
-
-
-def _is_concrete(x: ArrayLike) -> bool:
-    return not isinstance(x, jax.core.Tracer)
-
-
-def _check_scalar(name: str, value: ArrayLike) -> None:
-    if np.shape(value) != ():
-        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
-
-
-def _check_reference(reference: ArrayLike) -> None:
-    _check_scalar("reference", reference)
-    if _is_concrete(reference) and np.asarray(reference) < 0:
-        raise ValueError(f"reference must not be negative, got {reference}.")

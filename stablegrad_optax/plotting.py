@@ -1,9 +1,10 @@
-"""Figures of layer scales. Needs matplotlib: `pip install stablegrad-optax[plot]`."""
+"""Figures of scales. Needs matplotlib: `pip install stablegrad-optax[plot]`."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from stablegrad_optax import _diagnostics
 
@@ -59,29 +60,17 @@ def plot_layer_scales(
       >>> print([label.get_text() for label in ax.get_yticklabels()])
       ['in', 'hidden[0]', 'hidden[1]']
     """
-    try:
-        import matplotlib.pyplot as plt
-        from matplotlib import colors
-    except ImportError as error:
-        raise ImportError(
-            "plot_layer_scales needs matplotlib: pip install stablegrad-optax[plot]"
-        ) from error
-
+    matplotlib = _matplotlib("plot_layer_scales")
     labels, rows = _rows(history, layers)
-    columns = np.arange(rows.shape[1]) if steps is None else np.asarray(steps)
-    if columns.shape != (rows.shape[1],):
-        raise ValueError(
-            f"steps must have one element for each of the {rows.shape[1]} steps of the "
-            f"history, got shape {columns.shape}."
-        )
-    ax = plt.gca() if ax is None else ax
+    columns = _checked_steps(steps, rows.shape[1])
+    ax = matplotlib.pyplot.gca() if ax is None else ax
     shown = np.ma.masked_where(~np.isfinite(rows) | (rows <= 0), rows)
     low, high = limits or _limits(shown)
     mesh = ax.pcolormesh(
         _edges(columns),
         _edges(np.arange(len(labels))),
         shown,
-        norm=colors.LogNorm(low, high),
+        norm=matplotlib.colors.LogNorm(low, high),
         cmap="viridis",
         rasterized=True,
     )
@@ -93,6 +82,87 @@ def plot_layer_scales(
         assert figure is not None
         figure.colorbar(mesh, ax=ax, label="gradient scale of the layer")
     return ax
+
+
+def plot_term_scales(
+    history: ArrayLike | Sequence[ArrayLike],
+    *,
+    terms: Sequence[str] | None = None,
+    steps: Sequence[float] | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    r"""Draws the scales of all terms of a loss over the steps of training.
+
+    One line for each term, on a logarithmic axis. The factor between two lines is the
+    loss weight that would bring the terms to one scale at that step. Zeros and what is
+    not finite leave a gap.
+
+    Args:
+      history: what :func:`~stablegrad_optax.term_scales` returned at each step, a
+        sequence of vectors or an array of shape (steps, K).
+      terms: the K names of the terms, in the order of ``jax.tree.leaves``: of a dict,
+        sorted. Default: their numbers.
+      steps: the step of each vector; default 0, 1, 2, ...
+      ax: the matplotlib Axes to draw into; default the current one.
+
+    Returns:
+      The Axes.
+
+    Raises:
+      ImportError: if matplotlib is not installed.
+      ValueError: if the history is not of shape (steps, K), is empty, or does not have
+        as many terms as there are names, or as many steps as are given.
+
+    Example:
+      >>> import matplotlib
+      >>> matplotlib.use("agg")
+      >>> history = [[1e-3, 20.0], [1e-4, 3.0]]
+      >>> ax = plot_term_scales(history, terms=["boundary", "residual"])
+      >>> print([line.get_label() for line in ax.get_lines()])
+      ['boundary', 'residual']
+    """
+    matplotlib = _matplotlib("plot_term_scales")
+    scales = np.asarray(history, dtype=np.float64)
+    if scales.ndim != 2 or not scales.size:
+        raise ValueError(
+            f"history must have shape (steps, terms) and not be empty, got shape "
+            f"{scales.shape}."
+        )
+    number = scales.shape[1]
+    names = list(map(str, range(number))) if terms is None else list(terms)
+    if len(names) != number:
+        raise ValueError(
+            f"terms must be {number} names, one for each term, got {len(names)}."
+        )
+    columns = _checked_steps(steps, len(scales))
+    ax = matplotlib.pyplot.gca() if ax is None else ax
+    shown = np.where(np.isfinite(scales) & (scales > 0), scales, np.nan)
+    for name, line in zip(names, shown.T, strict=True):
+        ax.plot(columns, line, label=name)
+    ax.set(yscale="log", xlabel="step", ylabel="gradient scale of the term")
+    ax.legend()
+    return ax
+
+
+def _matplotlib(function: str) -> Any:
+    try:
+        import matplotlib.colors
+        import matplotlib.pyplot
+    except ImportError as error:
+        raise ImportError(
+            f"{function} needs matplotlib: pip install stablegrad-optax[plot]"
+        ) from error
+    return matplotlib
+
+
+def _checked_steps(steps: Sequence[float] | None, number: int) -> np.ndarray:
+    columns = np.arange(number) if steps is None else np.asarray(steps)
+    if columns.shape != (number,):
+        raise ValueError(
+            f"steps must have one element for each of the {number} steps of the "
+            f"history, got shape {columns.shape}."
+        )
+    return columns
 
 
 def _rows(

@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 SUBMODULES = {
     "initializers": ["critical", "variance_preserving"],
-    "plotting": ["plot_layer_scales"],
+    "plotting": ["plot_layer_scales", "plot_term_scales"],
 }
 FUNCTIONS = sorted(name for name in sg.__all__ if inspect.isfunction(getattr(sg, name)))
 QUALIFIED = FUNCTIONS + [
@@ -33,10 +33,14 @@ def resolve(name):
 def test_all_is_what_the_contract_names():
     assert set(sg.__all__) == {*FUNCTIONS, *SUBMODULES, "StableGradState"}
     assert FUNCTIONS == [
+        "balance_terms",
         "layer_scales",
         "reference_scale",
         "stablegrad",
         "tabulate",
+        "term_alignment",
+        "term_scales",
+        "value_and_grad_of_terms",
         "value_and_grad_with_reference",
     ]
 
