@@ -15,6 +15,9 @@ from examples.pinn.problems import PROBLEMS
 Optimizer = Literal["sgd", "adam", "lion", "muon"]
 Initialization = Literal["glorot", "critical", "variance-preserving"]
 Schedule = Literal["cosine", "exponential", "constant"]
+WEIGHT = 100.0
+OF_OLDER_RUNS = {"terms": "weighted"}
+"""Settings of runs that were made before there was a choice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +64,10 @@ class Config:
     """Collocation points inside the domain for L-BFGS."""
     points: Literal["resampled", "fixed"] = "resampled"
     """Whether points are drawn anew at each step."""
-    condition_weight: float = 100.0
-    """Weight of each condition's mean square; that of the residual has weight 1."""
+    terms: Literal["balanced", "weighted"] = "balanced"
+    """How terms become one gradient: each over its own scale, or by weights."""
+    condition_weight: float = WEIGHT
+    """Of each condition's mean square beside the residual's; for weighted terms."""
     dtype: Literal["float32", "float64"] = "float32"
     """Of parameters, points and derivatives."""
     matmul_precision: Literal["highest", "high", "default"] = "highest"
@@ -88,6 +93,14 @@ class Config:
         require(self, "lr", len(set(self.lr)) == len(self.lr), "different numbers")
         weight = 0 < self.condition_weight < math.inf
         require(self, "condition_weight", weight, "a positive, finite number")
+        if self.terms == "balanced":
+            unused = self.condition_weight == WEIGHT
+            require(self, "condition_weight", unused, "left out, or --terms weighted")
+            one_loss = "0 unless --terms weighted: it needs one loss"
+            require(self, "lbfgs_steps", self.lbfgs_steps == 0, one_loss)
+            has_loss = self.scale_control != "stablegrad-prediction"
+            other = "another unless --terms weighted: its reference is that of one loss"
+            require(self, "scale_control", has_loss, other)
 
     def settings(self) -> dict[str, Any]:
         """What determines the result: every option but `out` and `resume`."""
@@ -99,4 +112,4 @@ class Config:
     def of(cls, out: Path, settings: Mapping[str, Any]) -> "Config":
         """The configuration of the run in a folder, from its settings."""
         rates = {"lr": tuple(settings["lr"])} if "lr" in settings else {}
-        return checked_settings(cls, out, {**settings, **rates})
+        return checked_settings(cls, out, {**OF_OLDER_RUNS, **settings, **rates})

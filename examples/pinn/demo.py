@@ -51,6 +51,7 @@ class Demo:
                 seeds=self.seeds,
                 interior_points=128,
                 condition_points=32,
+                terms="weighted",
                 resume=True,
             )
             for method, control in CONTROLS.items()

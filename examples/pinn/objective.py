@@ -105,10 +105,34 @@ class Objective:
             deviations[condition.name] = predictions[condition.name] - target
         return {name: jnp.mean(x**2) for name, x in deviations.items()}
 
+    def terms(
+        self, params: Any, points: dict[str, jax.Array]
+    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        """The losses, and the predictions that they are of."""
+        predictions = self.predict(params, points)
+        return self.losses(predictions, points), predictions
+
     def loss(
         self, predictions: dict[str, Any], points: dict[str, jax.Array]
     ) -> jax.Array:
         """The weighted sum of the terms."""
         losses = self.losses(predictions, points)
-        residual = losses.pop("residual")
-        return residual + self.config.condition_weight * sum(losses.values())
+        weighted = [weight * losses[name] for name, weight in self.weights().items()]
+        return jnp.sum(jnp.stack(weighted))
+
+    def weights(self) -> dict[str, float]:
+        """The weight of each term's mean square in the loss; 1 if it is balanced."""
+        is_weighted = self.config.terms == "weighted"
+        weight = self.config.condition_weight if is_weighted else 1.0
+        others = {condition.name: weight for condition in self.problem.conditions}
+        return {"residual": 1.0} | others
+
+    def combine(self, term_grads: Any) -> Any:
+        """One gradient from those of the terms."""
+        if self.config.terms == "balanced":
+            return sg.balance_terms(term_grads)
+        # In the order of the terms: a dict's leaves come by name.
+        weights = jax.tree.leaves(self.weights())
+        return jax.tree.map(
+            lambda g: sum(w * g[k] for k, w in enumerate(weights)), term_grads
+        )

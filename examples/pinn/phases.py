@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -14,6 +14,17 @@ from examples.pinn.network import stack_axis
 from examples.pinn.objective import Objective
 
 
+class Gradient(NamedTuple):
+    """What a step has found out."""
+
+    loss: jax.Array
+    total: Any
+    losses: dict[str, jax.Array]
+    """The terms of the loss, without weights; none from L-BFGS."""
+    terms: Any
+    """Their gradients, stacked along the first axis of each leaf."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Phase:
     """Training by one optimizer, from step `first` to step `end` of the run."""
@@ -22,15 +33,16 @@ class Phase:
     end: int
     optimizer: Callable[[Any], optax.GradientTransformationExtraArgs]
     """Maps the learning rate to the optimizer."""
-    gradient: Callable[..., tuple[jax.Array, Any, dict[str, Any]]]
-    """Maps params, optimizer state, seed and step of the run to the loss, its gradient
-    and the further arguments of the optimizer's update."""
+    gradient: Callable[..., tuple[Gradient, dict[str, Any]]]
+    """Maps params, optimizer state, seed and step of the run to the gradient, and to
+    the further arguments of the optimizer's update."""
 
-    def update(self, params, state, lr, seed, step) -> tuple[Any, Any, jax.Array, Any]:
-        """One step: new params and state; the loss and gradient that led to them."""
-        loss, grads, extra = self.gradient(params, state, seed, step)
-        updates, state = self.optimizer(lr).update(grads, state, params, **extra)
-        return optax.apply_updates(params, updates), state, loss, grads
+    def update(self, params, state, lr, seed, step) -> tuple[Any, Any, Gradient]:
+        """One step: new params and state, and the gradient that led to them."""
+        gradient, extra = self.gradient(params, state, seed, step)
+        optimizer = self.optimizer(lr)
+        updates, state = optimizer.update(gradient.total, state, params, **extra)
+        return optax.apply_updates(params, updates), state, gradient
 
 
 def phases(objective: Objective) -> list[Phase]:
@@ -47,11 +59,13 @@ def first_order(objective: Objective) -> Phase:
         key = jax.random.key(1000 + seed)
         key = jax.random.fold_in(key, step if config.points == "resampled" else 0)
         points = objective.sample(key, config.interior_points)
-        loss, grads, reference = sg.value_and_grad_with_reference(
-            objective.predict, objective.loss
+        (losses, predictions), terms = sg.value_and_grad_of_terms(
+            objective.terms, has_aux=True
         )(params, points)
+        loss, slope = jax.value_and_grad(objective.loss)(predictions, points)
         takes_it = config.scale_control == "stablegrad-prediction"
-        return loss, grads, {"reference": reference} if takes_it else {}
+        extra = {"reference": sg.reference_scale(slope)} if takes_it else {}
+        return Gradient(loss, objective.combine(terms), losses, terms), extra
 
     return Phase(0, config.steps, lambda lr: optimizer_of(config, lr), gradient)
 
@@ -67,7 +81,8 @@ def lbfgs(objective: Objective) -> Phase:
             return objective.loss(objective.predict(params, points), points)
 
         value, grads = optax.value_and_grad_from_state(loss)(params, state=state)
-        return value, grads, {"value": value, "grad": grads, "value_fn": loss}
+        extra = {"value": value, "grad": grads, "value_fn": loss}
+        return Gradient(value, grads, {}, {}), extra
 
     end = config.steps + config.lbfgs_steps
     return Phase(config.steps, end, lambda lr: optax.lbfgs(), gradient)

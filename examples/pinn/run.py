@@ -49,8 +49,11 @@ def _advance(program: Program, run: Recording, bar: progress.Steps, console) -> 
     """Trains to the end, and records what happens on the way."""
     config, before = program.config, program.step
     for step, report in program.run():
-        scales = jax.tree.map(_few_digits, report.layer_scales)
-        run.append({"step": step, **report._replace(layer_scales=scales)._asdict()})
+        shown = {
+            key: values if key in ("loss", "relative_l2") else _few_digits(values)
+            for key, values in report._asdict().items()
+        }
+        run.append({"step": step, **shown})
         for rate, seed in np.argwhere(program.stopped_at >= before):
             console.print(
                 f"Learning rate {config.lr[rate]:g}, seed {seed}: no longer finite at "
@@ -79,8 +82,10 @@ def _results(program: Program, run: Recording) -> dict:
     }
 
 
-# Scales are for figures; in full they would be most of a history.
-_few_digits = np.vectorize(lambda x: float(f"{x:.4g}"), otypes=[float])
+def _few_digits(values: Any) -> Any:
+    """Scales are for figures; in full they would be most of a history."""
+    rounded = np.vectorize(lambda x: float(f"{x:.4g}"), otypes=[float])
+    return jax.tree.map(rounded, values)
 
 
 def load(path: Path) -> tuple[Run, Config]:

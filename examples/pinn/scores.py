@@ -7,7 +7,7 @@ from examples.common.comparison import Axis
 from examples.common.measures import Measure
 from examples.common.options import defaults
 from examples.common.records import Record
-from examples.pinn.config import Config
+from examples.pinn.config import OF_OLDER_RUNS, Config
 
 SCORE = "relative_l2"
 """The key of the errors in metrics.json."""
@@ -36,7 +36,7 @@ DEPTH = Axis(
     "depth",
     "hidden layers",
     ignored=frozenset({"seeds", "chunk", "checkpoint_every"}),
-    defaults=defaults(Config),
+    defaults=defaults(Config) | OF_OLDER_RUNS,
 )
 
 JUDGE = Judge(SCORE, ERROR, DEPTH, speed="steps_per_second")

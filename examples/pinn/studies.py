@@ -13,7 +13,12 @@ Runs = dict[str, Config]
 Options = dict[str, dict[str, Any]]
 """The options of runs, by name."""
 
-COMMON = {"lr": (3e-4, 1e-3, 3e-3), "seeds": 5, "resume": True}
+COMMON = {
+    "lr": (3e-4, 1e-3, 3e-3),
+    "seeds": 5,
+    "terms": "weighted",
+    "resume": True,
+}
 ADAM = [("adam", control) for control in get_args(ScaleControl)]
 MUON = [("muon", "none"), ("muon", "stablegrad")]
 LION = [("lion", "none"), ("lion", "stablegrad")]
@@ -29,6 +34,16 @@ def methods(pairs: Iterable[tuple[str, str]], **options: Any) -> Options:
         }
         for optimizer, control in pairs
     }
+
+
+def depth() -> Options:
+    """How deep a network can be trained, by layers and by terms on one scale."""
+    weighted = methods(ADAM + MUON + LION)
+    balanced = methods(
+        [("adam", "none"), ("adam", "clip"), ("adam", "stablegrad"), *MUON],
+        terms="balanced",
+    )
+    return weighted | {f"{name}-balanced": run for name, run in balanced.items()}
 
 
 def settings_of_stablegrad() -> Options:
@@ -96,7 +111,7 @@ def burgers() -> Options:
 
 
 STUDIES: dict[StudyName, tuple[tuple[int, ...], Options]] = {
-    "depth": ((4, 8, 16, 32, 64, 128), methods(ADAM + MUON + LION)),
+    "depth": ((4, 8, 16, 32, 64, 128), depth()),
     "muon": ((64,), settings_of_stablegrad()),
     "helmholtz": ((7,), helmholtz()),
     "burgers": ((16,), burgers()),

@@ -33,6 +33,10 @@ class Report(NamedTuple):
     loss: jax.Array
     relative_l2: jax.Array
     layer_scales: dict[str, jax.Array]
+    losses: dict[str, jax.Array]
+    """The mean square of each term, without weights."""
+    term_scales: dict[str, jax.Array]
+    term_alignment: dict[str, dict[str, jax.Array]]
 
 
 class Program:
@@ -133,11 +137,17 @@ class Program:
         return compiled
 
     def _chunk(self, phase: Phase, column: Column, first, end):
+        def update(column, index):
+            return phase.update(
+                column.params, column.state, column.lr, column.seed, index
+            )
+
         def step(index, carry):
-            column, *_ = carry
+            column, _ = carry
             old = column.params, column.state
-            *new, loss, grads = phase.update(*old, column.lr, column.seed, index)
-            finite = jax.tree.map(lambda x: jnp.isfinite(x).all(), (loss, new[0]))
+            *new, gradient = update(column, index)
+            finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(new[0])]
+            finite.append(jnp.isfinite(gradient.loss))
             good = jax.tree.reduce(jnp.logical_and, finite)
             stops_here = (column.stopped_at < 0) & ~good
             stopped_at = jnp.where(stops_here, index, column.stopped_at)
@@ -146,15 +156,20 @@ class Program:
                 lambda new, old: jnp.where(stopped_at < 0, new, old), tuple(new), old
             )
             column = Column(column.lr, column.seed, params, state, stopped_at)
-            return column, loss, grads
+            return column, gradient
 
-        loss = jnp.zeros((), self.config.dtype)
-        grads = jax.tree.map(jnp.zeros_like, column.params)
-        column, loss, grads = jax.lax.fori_loop(first, end, step, (column, loss, grads))
+        *_, gradient = jax.eval_shape(update, column, first)
+        gradient = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gradient)
+        column, gradient = jax.lax.fori_loop(first, end, step, (column, gradient))
         u = values(self.network, column.params, self._grid)
         error = jnp.linalg.norm(u - self._exact) / jnp.linalg.norm(self._exact)
-        scales = sg.layer_scales(grads, stack_axis=stack_axis)
-        return column, Report(loss, error, scales)
+        return column, Report(
+            loss=gradient.loss,
+            relative_l2=error,
+            layer_scales=sg.layer_scales(gradient.total, stack_axis=stack_axis),
+            losses=gradient.losses,
+            **_of_terms(list(gradient.losses), gradient.terms),
+        )
 
 
 def _begin(phase: Phase) -> Callable[[Column], Column]:
@@ -164,6 +179,21 @@ def _begin(phase: Phase) -> Callable[[Column], Column]:
         return column._replace(state=phase.optimizer(column.lr).init(column.params))
 
     return jax.vmap(begin)
+
+
+def _of_terms(names: list[str], grads: Any) -> dict[str, Any]:
+    """The scales of the terms' gradients, and the cosines between each two of them."""
+    if not names:
+        return {"term_scales": {}, "term_alignment": {}}
+    names = sorted(names)  # as the leaves of a dict are
+    scales, cosines = sg.term_scales(grads), sg.term_alignment(grads)
+    return {
+        "term_scales": dict(zip(names, scales, strict=True)),
+        "term_alignment": {
+            name: dict(zip(names, row, strict=True))
+            for name, row in zip(names, cosines, strict=True)
+        },
+    }
 
 
 def field(config: Config, params: Any, points: np.ndarray) -> np.ndarray:
