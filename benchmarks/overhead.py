@@ -32,6 +32,8 @@ class Options(common.Options):
     """Timed updates for each method."""
     leaves: int = 1000
     """Leaves of the trees for the compile times."""
+    updates: int = 1
+    """Updates in one call; on an accelerator, enough to hide the time of the call."""
 
     def check(self) -> None:
         super().check()
@@ -40,7 +42,7 @@ class Options(common.Options):
 
 
 def methods() -> dict[str, optax.GradientTransformation]:
-    """What stands in front of adam."""
+    """What stands in front of adam; the last two take the gradients of two terms."""
     return {
         "adam alone": optax.identity(),
         "stablegrad": sg.stablegrad(),
@@ -49,7 +51,12 @@ def methods() -> dict[str, optax.GradientTransformation]:
         "adaptive_grad_clip": optax.adaptive_grad_clip(0.01),
         "normalize_by_update_norm": optax.normalize_by_update_norm(),
         "scale_by_trust_ratio": optax.scale_by_trust_ratio(),
+        SUM: optax.stateless(lambda grads, _: jax.tree.map(lambda g: g.sum(0), grads)),
+        BALANCED: optax.stateless(lambda grads, _: sg.balance_terms(grads)),
     }
+
+
+SUM, BALANCED = "sum of two terms", "balance_terms of two"
 
 
 def resnet50_shapes() -> dict[str, Any]:
@@ -91,44 +98,61 @@ def random_tree(shapes: Any, scale: float) -> Any:
     )
 
 
-def compiled_step(front: optax.GradientTransformation, params: Any):
-    """The step of `front` before adam, and the seconds to trace and compile it."""
+def compiled_step(
+    front: optax.GradientTransformation, params: Any, grads: Any, updates: int = 1
+):
+    """The steps of `front` before adam, and the seconds to trace and compile them."""
     tx = optax.chain(front, optax.adam(1e-3))
 
     def step(carry, grads):
-        params, state = carry
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
+        # Else what depends on the gradients alone would be computed once for all steps.
+        grads, (params, state) = jax.lax.optimization_barrier((grads, carry))
+        changes, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, changes), state
+
+    def steps(carry, grads):
+        if updates == 1:
+            return step(carry, grads)
+        return jax.lax.fori_loop(0, updates, lambda _, carry: step(carry, grads), carry)
 
     carry = params, tx.init(params)
     jax.clear_caches()
-    jitted = jax.jit(step, donate_argnums=0)
-    tracing, lowered = common.seconds_of(jitted.lower, carry, params)
+    jitted = jax.jit(steps, donate_argnums=0)
+    tracing, lowered = common.seconds_of(jitted.lower, carry, grads)
     compiling, compiled = common.seconds_of(lowered.compile)
     return compiled, carry, (tracing, compiling)
 
 
-def update_times(rounds: int) -> dict[str, list[float]]:
-    """Seconds of each update of a ResNet-50, for each method."""
-    params = random_tree(resnet50_shapes(), 0.1)
-    grads = random_tree(resnet50_shapes(), 1e-3)
+def gradients(name: str, shapes: Any) -> Any:
+    """Those that a method takes."""
+    grads = random_tree(shapes, 1e-3)
+    if name in (SUM, BALANCED):
+        return jax.tree.map(lambda g: jnp.stack([g, 1e3 * g[::-1]]), grads)
+    return grads
 
-    def timed(front):
-        step, carry, _ = compiled_step(front, params)
+
+def update_times(rounds: int, updates: int) -> dict[str, list[float]]:
+    """Seconds of some updates of a ResNet-50, for each method."""
+    params = random_tree(resnet50_shapes(), 0.1)
+
+    def timed(name, front):
+        grads = gradients(name, resnet50_shapes())
+        step, carry, _ = compiled_step(front, params, grads, updates)
         # Donated: each method has parameters and state of its own.
         carry = jax.tree.map(jnp.copy, carry)
         return common.repeated(lambda carry: step(carry, grads), carry)
 
-    updates = {name: timed(front) for name, front in methods().items()}
-    return common.in_turns(updates, rounds, "updates of a ResNet-50")
+    timers = {name: timed(name, front) for name, front in methods().items()}
+    return common.in_turns(timers, rounds, "updates of a ResNet-50")
 
 
 def compile_times(leaves: int) -> dict[str, tuple[float, float]]:
     """Seconds to trace and to compile, for each method."""
     params = random_tree(dense_shapes(leaves), 0.1)
-    compiled_step(optax.identity(), random_tree(dense_shapes(2), 0.1))  # warm up
+    warm_up = random_tree(dense_shapes(2), 0.1)
+    compiled_step(optax.identity(), warm_up, warm_up)
     return {
-        name: compiled_step(front, params)[-1]
+        name: compiled_step(front, params, gradients(name, dense_shapes(leaves)))[-1]
         for name, front in track(methods().items(), "compiling")
     }
 
@@ -144,7 +168,7 @@ def compile_table(compiling: dict[str, tuple[float, float]], leaves: int) -> Tab
 
 
 def main(options: Options) -> None:
-    seconds = update_times(options.rounds)
+    seconds = update_times(options.rounds, options.updates)
     found = {name: {"seconds": times} for name, times in seconds.items()}
     rich.print(common.time_table("update of a ResNet-50, with adam", found))
     compiling = compile_times(options.leaves)

@@ -1,0 +1,1 @@
+"""Ways to make one gradient of those of a loss's terms, over the same budget."""

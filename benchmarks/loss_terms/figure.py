@@ -1,0 +1,79 @@
+"""Error over the weight of the conditions, and the methods that have none."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+STYLES = {
+    "balanced": ("tab:red", "-", 2.5),
+    "gradient norms": ("tab:blue", "--", 1.3),
+    "annealing": ("tab:green", ":", 1.6),
+    "ConFIG": ("tab:purple", "-.", 1.3),
+    "MultiAdam": ("tab:brown", (0, (1, 3)), 1.6),
+}
+"""Colour, line style and width of the methods without a weight."""
+
+
+def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """A panel for each case and base optimizer, each method at its best rate."""
+    cases = list(dict.fromkeys(run["case"] for run in runs))
+    bases = list(dict.fromkeys(run["base"] for run in runs))
+    figure, axes = plt.subplots(
+        len(bases),
+        len(cases),
+        figsize=(3.4 * len(cases) + 1, 3 * len(bases) + 0.6),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    for (i, base), (j, case) in itertools.product(enumerate(bases), enumerate(cases)):
+        ax = axes[i, j]
+        panel(ax, [r for r in runs if (r["case"], r["base"]) == (case, base)])
+        ax.set_title(f"{case}, {base}")
+        if i == len(bases) - 1:
+            ax.set_xlabel("weight of the conditions")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("relative L2 error")
+    handles = {}
+    for ax in axes.flat:
+        lines, labels = ax.get_legend_handles_labels()
+        handles |= dict(zip(labels, lines, strict=True))
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=6
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def panel(ax, runs: Sequence[dict[str, Any]]) -> None:
+    weights = sorted({run["weight"] for run in runs if "weight" in run})
+    bands = [best([r for r in runs if r.get("weight") == w]) for w in weights]
+    if bands:
+        low, median, high = np.transpose(bands)
+        ax.plot(weights, median, "o-", color="black", label="fixed weight")
+        ax.fill_between(weights, low, high, color="black", alpha=0.12, linewidth=0)
+    for name, (color, style, width) in STYLES.items():
+        of_method = [run for run in runs if run["method"] == name]
+        if of_method:
+            low, median, high = best(of_method)
+            ax.axhline(
+                median, color=color, linestyle=style, linewidth=width, label=name
+            )
+            if name == "balanced":
+                ax.axhspan(low, high, color=color, alpha=0.15, linewidth=0)
+    ax.set(xscale="log", yscale="log", ylim=(1e-4, 2))
+    ax.grid(which="major", alpha=0.3)
+
+
+def best(runs: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
+    """Quartiles of the seeds at the rate with the lowest median; 2 where it failed."""
+    failed = 2.0
+    errors = [
+        [failed if x is None else min(x, failed) for x in r["errors"]] for r in runs
+    ]
+    low, median, high = np.quantile(min(errors, key=np.median), [0.25, 0.5, 0.75])
+    return float(low), float(median), float(high)
