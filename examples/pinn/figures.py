@@ -1,5 +1,6 @@
-"""Figures of a finished run: its field, curves and layer scales."""
+"""Figures of a finished run: its field, curves, layer scales and loss terms."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,16 @@ def draw(run: Run, config: Config) -> list[Path]:
     errors, history = final_errors(run.metrics), list(run.history())
     rate = ERROR.best_rate(errors)
     drawn = []
-    for name, figure in (
-        ("field.png", _field(run, config, errors, rate)),
-        ("curves.png", _curves(run, config, history)),
-        ("layer_scales.png", _scales(run, config, history, rate)),
-    ):
+    figures = {
+        "field.png": _field(run, config, errors, rate),
+        "curves.png": _curves(run, config, history),
+        "layer_scales.png": _scales(run, config, history, rate),
+    }
+    # L-BFGS has one loss, and older runs have not recorded its terms.
+    of_terms = [entry for entry in history if entry.get("term_scales")]
+    if of_terms:
+        figures["terms.png"] = _terms(run, config, of_terms, rate)
+    for name, figure in figures.items():
         path = run.path / name
         figure.savefig(path, dpi=120)
         plt.close(figure)
@@ -137,4 +143,29 @@ def _scales(run: Run, config: Config, history: History, rate: int):
     figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
     scales(ax, history, rate, seed=0)
     ax.set_title(f"{run.name}: gradient scales, lr {config.lr[rate]:g}, seed 0")
+    return figure
+
+
+def _terms(run: Run, config: Config, history: History, rate: int):
+    """Scales of the loss terms and cosines between them, of the first seed."""
+
+    def column(values: Any) -> float:
+        return float(np.array(values, float)[rate, 0])
+
+    names = sorted(history[0]["term_scales"])
+    steps = [entry["step"] for entry in history]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure.suptitle(f"{run.name}: loss terms, lr {config.lr[rate]:g}, seed 0")
+    sg.plotting.plot_term_scales(
+        [[column(entry["term_scales"][name]) for name in names] for entry in history],
+        terms=names,
+        steps=steps,
+        ax=left,
+    )
+    for one, other in itertools.combinations(names, 2):
+        cosines = [column(entry["term_alignment"][one][other]) for entry in history]
+        right.plot(steps, cosines, label=f"{one} and {other}")
+    right.axhline(0, color="black", linewidth=0.8)
+    right.set(xlabel="step", ylabel="cosine; below 0: in conflict", ylim=(-1.05, 1.05))
+    right.legend()
     return figure

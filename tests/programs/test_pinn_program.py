@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
 from program import ROOT, killed, strict
 
+import stablegrad_optax as sg
 from examples.common import progress
 from examples.common.runs import Run, RunError
 from examples.pinn import __main__ as program
@@ -31,7 +33,7 @@ TINY = ["--depth", "2", "--width", "4", "--interior-points", "8"]
 TINY += ["--condition-points", "4", "--lbfgs-points", "8"]
 # Chunks end at 4, 6, 10 and 11, each of them with a checkpoint; L-BFGS begins at 6.
 SHORT = [*TINY, "--steps", "6", "--chunk", "4", "--checkpoint-every", "3"]
-LBFGS = ["--lbfgs-steps", "5"]
+LBFGS = ["--lbfgs-steps", "5", "--terms", "weighted"]
 SGD = ["--optimizer", "sgd", "--scale-control", "none"]
 # At the second rate nothing stays finite.
 RATES = ["--lr", "1e-3", "1e30", "--seeds", "2"]
@@ -90,6 +92,15 @@ def test_history_holds_a_line_for_each_chunk(finished):
         scales = entry["layer_scales"]
         assert np.shape(scales["params/first"]) == (2, 2)
         assert np.shape(scales["params/hidden"]) == (2, 2, 1)
+        is_first_order = entry["step"] <= 6
+        terms = ["boundary", "residual"] if is_first_order else []
+        assert sorted(entry["losses"]) == sorted(entry["term_scales"]) == terms
+        for term in terms:
+            assert np.shape(entry["term_scales"][term]) == (2, 2)
+            cosines = entry["term_alignment"]
+            np.testing.assert_allclose(cosines[term][term][0], 1, rtol=1e-3)
+            for other in terms:
+                assert cosines[term][other][0] == cosines[other][term][0]
         for scale in np.ravel(scales["params/hidden"][0]):
             assert len(f"{scale:g}") <= 10  # a few digits
 
@@ -101,7 +112,8 @@ def test_column_that_is_not_finite_stops_and_the_others_go_on(finished, tmp_path
     # Beside a rate at which everything stays finite, the numbers are the same.
     other = tmp_path / "other"
     rates = ["--lr", "1e-3", "1e-4", "--seeds", 2]
-    assert main("train", *SHORT, *SGD, *rates, "--out", other) == 0
+    weighted = ["--terms", "weighted"]
+    assert main("train", *SHORT, *weighted, *SGD, *rates, "--out", other) == 0
     beside = list(Run(other).history())
     assert len(beside) == 2
     for entry, again in zip(Run(finished).history(), beside, strict=False):
@@ -266,17 +278,26 @@ def step(**options):
         state = phase.optimizer(0.1).init(params)
         return params, phase.update(params, state, 0.1, 0, 0)
 
-    params, (new, _, loss, grads) = jax.eval_shape(one)
+    params, (new, _, gradient) = jax.eval_shape(one)
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, new)
-    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, grads)
-    assert loss.shape == ()
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, gradient.total)
+    assert gradient.loss.shape == ()
+    names = {condition.name for condition in objective.problem.conditions}
+    assert set(gradient.losses) == {"residual", *names}
 
 
 @pytest.mark.parametrize(
     ("problem", "options"),
     [
         ("poisson1d", {"optimizer": "lion", "scale_control": "normalize"}),
-        ("poisson", {"scale_control": "stablegrad-prediction", "points": "fixed"}),
+        (
+            "poisson",
+            {
+                "scale_control": "stablegrad-prediction",
+                "points": "fixed",
+                "terms": "weighted",
+            },
+        ),
         ("helmholtz", {"optimizer": "sgd", "scale_control": "agc"}),
         ("burgers", {"scale_control": "clip", "initialization": "critical"}),
         ("heat", {"group_by": "tree", "statistic": "rms", "activation": "silu"}),
@@ -288,23 +309,31 @@ def test_every_problem_and_option_trains(problem, options):
     step(problem=problem, **options)
 
 
-def test_loss_is_the_weighted_sum_of_named_terms():
-    config = Config(out=Path("unused"), problem="burgers", depth=1, width=4)
+@pytest.mark.parametrize("terms", ["weighted", "balanced"])
+def test_one_gradient_is_made_of_named_terms(terms):
+    config = Config(
+        out=Path("unused"), problem="burgers", depth=2, width=4, terms=terms
+    )
     objective = Objective(config)
+    # Those of the first step.
+    key = jax.random.fold_in(jax.random.key(1000), 0)
+    points = objective.sample(key, config.interior_points)
+    params = objective.network.init(jax.random.key(1), points["residual"])
+    gradient, _ = jax.jit(first_order(objective).gradient)(params, (), 0, 0)
+    losses = gradient.losses
+    assert set(losses) == {"residual", "initial", "boundary"}
+    assert min(losses.values()) > 0
+    weight = 100 if terms == "weighted" else 1
+    expected = losses["residual"] + weight * (losses["initial"] + losses["boundary"])
+    np.testing.assert_allclose(gradient.loss, expected, rtol=1e-6)
 
-    @jax.jit
-    def terms_and_loss():
-        points = objective.sample(jax.random.key(0), 8)
-        params = objective.network.init(jax.random.key(1), points["residual"])
-        predictions = objective.predict(params, points)
-        terms = objective.losses(predictions, points)
-        return terms, objective.loss(predictions, points)
-
-    terms, loss = terms_and_loss()
-    assert set(terms) == {"residual", "initial", "boundary"}
-    assert min(terms.values()) > 0
-    expected = terms["residual"] + 100 * (terms["initial"] + terms["boundary"])
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    if terms == "balanced":
+        total = sg.balance_terms(gradient.terms)
+    else:
+        total = jax.jit(
+            jax.grad(lambda p: objective.loss(objective.predict(p, points), points))
+        )(params)
+    chex.assert_trees_all_close(gradient.total, total, rtol=1e-3, atol=1e-4)
 
 
 def test_stablegrad_after_the_base_sets_the_scale_of_the_update():
@@ -377,6 +406,12 @@ def mistake(capsys, *arguments):
         (["--lr", "1e-3", "0.001"], "--lr must be different numbers"),
         (["--lr", "fast"], "--lr"),
         (["--condition-weight", "nan"], "--condition-weight must be a positive"),
+        (["--condition-weight", "10"], "must be left out, or --terms weighted, got 10"),
+        (["--lbfgs-steps", "10"], "--lbfgs-steps must be 0 unless --terms weighted"),
+        (
+            ["--scale-control", "stablegrad-prediction"],
+            "--scale-control must be another unless --terms weighted",
+        ),
         (
             ["--activation", "softplus", "--initialization", "critical"],
             "--initialization critical does not go with --activation softplus",

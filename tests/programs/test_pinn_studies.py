@@ -86,7 +86,7 @@ def test_depth_study_is_what_it_is_said_to_be(tmp_path):
     runs = studies.runs("depth", tmp_path, None, {})
     assert {config.depth for config in runs.values()} == {4, 8, 16, 32, 64, 128}
     assert {config.seeds for config in runs.values()} == {5}
-    assert len(runs) == 6 * 10
+    assert len(runs) == 6 * (10 + 5)
 
 
 def test_changes_hold_for_all_runs(tmp_path):
@@ -102,12 +102,12 @@ def test_changes_hold_for_all_runs(tmp_path):
 def test_study_trains_what_is_not_finished(trained, tmp_path, capsys):
     arguments = ["study", "depth", "--out", tmp_path, "--depths", 3, 4, "--seeds", 2]
     arguments += ["--steps", 5, "--lr", 1e-3, 1e-2]
-    assert main(*arguments, "--only", "depth4-adam-(none|clip)") == 0
+    assert main(*arguments, "--only", "depth4-adam-(none|clip)$") == 0
     assert trained == ["depth4-adam-none", "depth4-adam-clip"]
     settings = json.loads((tmp_path / trained[0] / "settings.json").read_text())
     assert (settings["steps"], settings["seeds"]) == (5, 2)
     capsys.readouterr()
-    assert main(*arguments, "--only", "adam-none") == 0
+    assert main(*arguments, "--only", "adam-none$") == 0
     assert trained[2:] == ["depth3-adam-none"]
     printed = capsys.readouterr().out
     assert "depth3-adam-none (1 of 2)" in printed
@@ -147,7 +147,7 @@ def test_study_with_other_settings_than_before(trained, tmp_path, capsys):
 
 
 def test_collected_runs_come_back_as_they_were(trained, tmp_path, capsys):
-    arguments = ["--only", "adam-none", "--depths", 3, 4, "--steps", 5]
+    arguments = ["--only", "adam-none$", "--depths", 3, 4, "--steps", 5]
     assert main("study", "depth", "--out", tmp_path / "runs", *arguments) == 0
     folders = sorted((tmp_path / "runs").iterdir())
     collected = tmp_path / "results" / "depth.json"
