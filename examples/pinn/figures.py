@@ -166,6 +166,6 @@ def _terms(run: Run, config: Config, history: History, rate: int):
         cosines = [column(entry["term_alignment"][one][other]) for entry in history]
         right.plot(steps, cosines, label=f"{one} and {other}")
     right.axhline(0, color="black", linewidth=0.8)
-    right.set(xlabel="step", ylabel="cosine; below 0: in conflict", ylim=(-1.05, 1.05))
-    right.legend()
+    right.set(xlabel="step", ylabel="cosine; below 0: in conflict", ylim=(-1.4, 1.05))
+    right.legend(loc="lower center", ncols=2)
     return figure

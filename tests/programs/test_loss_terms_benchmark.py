@@ -30,10 +30,8 @@ def random_grads(step=0):
 
 def rows(grads):
     """A row for each term, in double precision."""
-    leaves = jax.tree.leaves(grads)
-    return np.concatenate(
-        [np.reshape(x, (3, -1)).astype(float) for x in leaves], axis=1
-    )
+    leaves = [np.float64(x).reshape(3, -1) for x in jax.tree.leaves(grads)]
+    return np.concatenate(leaves, axis=1)
 
 
 def flat(total):
