@@ -51,7 +51,9 @@ def methods() -> dict[str, optax.GradientTransformation]:
         "adaptive_grad_clip": optax.adaptive_grad_clip(0.01),
         "normalize_by_update_norm": optax.normalize_by_update_norm(),
         "scale_by_trust_ratio": optax.scale_by_trust_ratio(),
-        SUM: optax.stateless(lambda grads, _: jax.tree.map(lambda g: g.sum(0), grads)),
+        SUM: optax.stateless(
+            lambda grads, _: jax.tree.map(lambda g: g[0] + g[1], grads)
+        ),
         BALANCED: optax.stateless(lambda grads, _: sg.balance_terms(grads)),
     }
 

@@ -85,7 +85,7 @@ def plot_layer_scales(
 
 
 def plot_term_scales(
-    history: ArrayLike | Sequence[ArrayLike],
+    history: ArrayLike | Sequence[Sequence[float] | ArrayLike],
     *,
     terms: Sequence[str] | None = None,
     steps: Sequence[float] | None = None,

@@ -38,13 +38,9 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
             ax.set_xlabel("weight of the conditions")
     for ax in axes[:, 0]:
         ax.set_ylabel("relative L2 error")
-    handles = {}
-    for ax in axes.flat:
-        lines, labels = ax.get_legend_handles_labels()
-        handles |= dict(zip(labels, lines, strict=True))
-    figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=6
-    )
+    legends = [ax.get_legend_handles_labels() for ax in axes.flat]
+    lines = {label: line for pair in legends for line, label in zip(*pair, strict=True)}
+    figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=6)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
