@@ -5,12 +5,12 @@ Run it with
     python examples/minimal_pinn.py
 
 It needs Flax (pip install '.[examples]') and runs on a CPU, GPU or TPU. It prints the
-layers that StableGrad finds, and then the loss and the relative L2 error.
+layers that StableGrad finds, and then the loss terms and the relative L2 error.
 
 The problem is Δu = f on [-1, 1]² with u = 0 on the boundary, where f is chosen such
 that u = sin(πx) sin(πy). The network has 16 hidden tanh layers, without residual
 connections or normalisation layers. For an equation of your own, change `exact`,
-`source`, `sample_points` and `loss_fn`.
+`source`, `sample_points` and `loss_terms`. There are no loss weights to choose.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,6 @@ STEPS_PER_CALL = 200  # and between two printed lines
 LEARNING_RATE = 2e-3
 INTERIOR_POINTS = 128
 BOUNDARY_POINTS = 32
-BOUNDARY_WEIGHT = 100.0
 
 
 class Network(nnx.Module):
@@ -86,25 +85,33 @@ def sample_points(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return interior, boundary / jnp.abs(boundary).max(axis=1, keepdims=True)
 
 
-def loss_fn(model: Network, key: jax.Array) -> jax.Array:
-    """Mean squares of the residual and, weighted, of the boundary values."""
+def loss_terms(model: Network, key: jax.Array) -> dict[str, jax.Array]:
+    """Mean squares of the residual and of the boundary values."""
     interior, boundary = sample_points(key)
     residual = laplacian(model, interior) - source(interior)
-    return jnp.mean(residual**2) + BOUNDARY_WEIGHT * jnp.mean(model(boundary) ** 2)
+    return {
+        "residual": jnp.mean(residual**2),
+        "boundary": jnp.mean(model(boundary) ** 2),
+    }
 
 
 @nnx.jit
-def train(model: Network, optimizer: nnx.Optimizer, keys: jax.Array) -> jax.Array:
-    """One step for each key, all on the device; returns the mean loss."""
+def train(model: Network, optimizer: nnx.Optimizer, keys: jax.Array) -> dict:
+    """One step for each key, all on the device; returns the means of the terms."""
 
     def step(carry, key):
         model, optimizer = carry
-        loss, grads = nnx.value_and_grad(loss_fn)(model, key)
-        optimizer.update(model, grads)
-        return carry, loss
+        graph, params = nnx.split(model)
 
-    _, losses = nnx.scan(step)((model, optimizer), keys)
-    return losses.mean()
+        def losses(params):
+            return loss_terms(nnx.merge(graph, params), key)
+
+        values, grads = sg.value_and_grad_of_terms(losses)(params)
+        optimizer.update(model, sg.balance_terms(grads))
+        return carry, values
+
+    _, values = nnx.scan(step)((model, optimizer), keys)
+    return jax.tree.map(jnp.mean, values)
 
 
 @nnx.jit
@@ -131,9 +138,10 @@ def main(steps: int = STEPS, seed: int = 0) -> float:
     for start in range(0, steps, STEPS_PER_CALL):
         chunk = keys[start : start + STEPS_PER_CALL]
         step = start + len(chunk)
-        loss = train(model, optimizer, chunk)
+        losses = train(model, optimizer, chunk)
         error = float(relative_error(model))
-        print(f"step {step:5}  loss {loss:9.4f}  relative L2 error {error:.4f}")
+        terms = "  ".join(f"{name} {x:.1e}" for name, x in losses.items())
+        print(f"step {step:5}  {terms}  relative L2 error {error:.4f}")
     return error
 
 

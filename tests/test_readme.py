@@ -54,9 +54,22 @@ def test_the_chain_before_adam_trains():
     assert loss(params) < before / 2
 
 
+def test_the_form_for_loss_terms_trains():
+    names = {}
+    exec(compile(BLOCKS[1], "README.md", "exec"), names)
+    params, x, _ = training_data()
+    state = names["tx"].init(params)
+    history = []
+    for _ in range(100):
+        params, state, values = names["train_step"](params, state, x)
+        history.append(values)
+    for term in ("residual", "boundary"):
+        assert history[-1][term] < history[0][term] / 2
+
+
 def test_the_sgd_form_trains():
     names = names_of_blocks()
-    assert "reference=reference" in BLOCKS[1]
+    assert "reference=reference" in BLOCKS[2]
     params, x, y = training_data()
     state = names["tx"].init(params)
     values = []

@@ -40,7 +40,9 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
         ax.set_ylabel("relative L2 error")
     legends = [ax.get_legend_handles_labels() for ax in axes.flat]
     lines = {label: line for pair in legends for line, label in zip(*pair, strict=True)}
-    figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=6)
+    figure.legend(
+        handles=list(lines.values()), loc="outside lower center", ncols=2 * len(cases)
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

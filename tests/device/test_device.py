@@ -116,6 +116,26 @@ def test_stacked_layers_are_as_unstacked():
     assert_close(jitted_update(stack_axis=0)(stacked), expected)
 
 
+@pytest.mark.parametrize("exponents", EXPONENTS)
+def test_balanced_terms_are_those_of_the_definition(exponents):
+    terms = [[random_layer(n, e) for n in WIDTHS] for e in exponents]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *terms)
+    weights = [1.0, 2.0, 0.5]
+
+    def balanced(weight, leaves):
+        x = [np.asarray(leaf, float) for leaf in leaves]
+        rms = scale(np.concatenate(list(map(np.ravel, x))), "rms")
+        return [weight * leaf / rms for leaf in x]
+
+    by_term = map(balanced, weights, map(jax.tree.leaves, terms))
+    expected = [sum(leaves) for leaves in zip(*by_term, strict=True)]
+    got = jax.jit(sg.balance_terms)(stacked, weights)
+    assert_close(jax.tree.leaves(got), expected)
+    # All terms are one draw, at several scales.
+    cosines = jax.jit(sg.term_alignment)(stacked)
+    np.testing.assert_allclose(cosines, 1, atol=1e-4)
+
+
 def test_derivative():
     """Of Σ w g/σ: (w - Σ w g/σ · (g - mean)/(N σ)) / σ."""
     weights = [np.asarray(random_layer(n)["bias"] * jnp.ones((n, 1))) for n in WIDTHS]

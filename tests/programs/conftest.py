@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def quick_compilation(compiled_once):
     """Programs this small take longer to optimise than to run."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
