@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # Most programs of the tests run once: optimising them takes longer than it saves. CI runs
-# the library's tests on other versions of JAX with the optimisations.
+# the library's tests on the newest JAX with the optimisations.
 QUICK_COMPILATION := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
   XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
 

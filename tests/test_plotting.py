@@ -222,3 +222,43 @@ def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"stablegrad-optax\[plot\]"):
         sg.plotting.plot_layer_scales(HISTORY)
+
+
+# --- Loss terms ---
+
+
+def test_lines_are_terms_and_gaps_are_what_a_logarithm_has_not():
+    history = [[1e-3, 20.0], [0.0, 3.0], [1e-4, np.nan]]
+    ax = sg.plotting.plot_term_scales(
+        history, terms=["boundary", "residual"], steps=[0, 50, 100]
+    )
+    boundary, residual = ax.get_lines()
+    assert (boundary.get_label(), residual.get_label()) == ("boundary", "residual")
+    np.testing.assert_array_equal(boundary.get_xdata(), [0, 50, 100])
+    np.testing.assert_array_equal(boundary.get_ydata(), [1e-3, np.nan, 1e-4])
+    np.testing.assert_array_equal(residual.get_ydata(), [20.0, 3.0, np.nan])
+    assert ax.get_yscale() == "log"
+
+
+def test_terms_recorded_in_scan_are_numbered_without_names():
+    grads = {"w": jnp.array([[1.0, 1.0], [2.0, 2.0]])}
+    _, history = jax.lax.scan(
+        lambda _, __: (None, sg.term_scales(grads)), None, length=3
+    )
+    lines = sg.plotting.plot_term_scales(history).get_lines()
+    assert [line.get_label() for line in lines] == ["0", "1"]
+    np.testing.assert_allclose([line.get_ydata() for line in lines], [3 * [1], 3 * [2]])
+
+
+@pytest.mark.parametrize(
+    ("history", "options", "message"),
+    [
+        ([1.0, 2.0], {}, r"history must have shape \(steps, terms\) .* shape \(2,\)"),
+        ([], {}, "not be empty"),
+        ([[1.0, 2.0]], {"terms": ["a"]}, "terms must be 2 names, .* got 1"),
+        ([[1.0, 2.0]], {"steps": [1, 2]}, "each of the 1 steps"),
+    ],
+)
+def test_bad_histories_of_terms(history, options, message):
+    with pytest.raises(ValueError, match=message):
+        sg.plotting.plot_term_scales(history, **options)
