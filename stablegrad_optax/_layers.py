@@ -150,7 +150,7 @@ def _describe_leaves(
     """The floating-point leaves; by default a weight has two axes or more."""
     leaves = []
     for index, (key_path, path, value) in enumerate(_leaves_with_paths(tree)):
-        dtype = getattr(value, "dtype", None) or jnp.result_type(value)
+        dtype = dtype_of(value)
         if not jnp.issubdtype(dtype, np.inexact):
             continue
         shape = tuple(np.shape(value))
@@ -165,6 +165,11 @@ def _describe_leaves(
         weight = weight and 0 not in shape
         leaves.append(Leaf(index, key_path, path, shape, dtype, axis, weight))
     return leaves
+
+
+def dtype_of(leaf: Any) -> Any:
+    """That of an array, PRNG keys and shapes included, or of a Python scalar."""
+    return getattr(leaf, "dtype", None) or jnp.result_type(leaf)
 
 
 def _leaves_with_paths(tree: Any) -> Iterator[tuple[KeyPath, KeyPath, Any]]:

@@ -102,9 +102,8 @@ def balance_terms(
 
     It goes between the gradient and the optimizer, whichever that is, as a function and
     not a transformation: in a chain it would change the shapes of the updates, which
-    wrappers such as ``optax.apply_if_finite`` do not allow. Terms of one scale stay of
-    one scale when all are near their minimum: the gradients do not vanish there, so let
-    the learning rate decay.
+    wrappers such as ``optax.apply_if_finite`` do not allow. The result does not become
+    small when the terms do, so let the learning rate decay.
 
     Args:
       grads: a pytree with a leading axis of K terms on each leaf, from
@@ -258,7 +257,7 @@ def _scale_of_terms(
 
 
 def _is_inexact(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), np.inexact)
+    return jnp.issubdtype(_layers.dtype_of(leaf), np.inexact)
 
 
 def _inexact_leaves(grads: Any) -> list[jax.Array]:
@@ -275,7 +274,7 @@ def _check_differentiable(params: Any) -> None:
         if not _is_inexact(leaf):
             raise TypeError(
                 "params must be floating-point or complex arrays, got "
-                f"{jnp.result_type(leaf).name} in leaf {_layers.path_name(path)!r}."
+                f"{_layers.dtype_of(leaf)} in leaf {_layers.path_name(path)!r}."
             )
 
 

@@ -200,6 +200,7 @@ def test_terms_on_the_same_points_share_their_forward_pass():
         (lambda x: {"z": x * 1j}, 1.0, ValueError, r"complex64\[\] for term 'z'"),
         (lambda x: {}, 1.0, ValueError, "one term or more"),
         (lambda p: p["w"], {"w": 1.0, "n": 3}, TypeError, "got int32 in leaf 'n'"),
+        (lambda p: 1.0, jax.random.key(0), TypeError, r"got key<fry> in leaf '\.'"),
     ],
 )
 def test_bad_losses(losses, params, error, message):
