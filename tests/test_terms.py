@@ -409,8 +409,21 @@ def test_differentiable():
     np.testing.assert_allclose(f(2.0), f(1.0), rtol=1e-5)
 
 
-@pytest.mark.compatible("parallelism", "sharded `jax.jit`")
-@pytest.mark.parametrize("mapped", [False, True], ids=["jit", "shard_map"])
+@pytest.mark.parametrize(
+    "mapped",
+    [
+        pytest.param(
+            False,
+            marks=pytest.mark.compatible("parallelism", "jit, FSDP-sharded"),
+            id="jit",
+        ),
+        pytest.param(
+            True,
+            marks=pytest.mark.compatible("parallelism", "`shard_map` with `axis_name`"),
+            id="shard_map",
+        ),
+    ],
+)
 def test_sharded_no_gradient_is_gathered(mapped):
     mesh = Mesh(np.array(jax.devices()), ("model",))
     spec = PartitionSpec(None, "model")
@@ -469,7 +482,7 @@ def test_wrappers_get_balanced_gradients(name):
         assert values[name][-1] < 0.7 * values[name][0]
 
 
-@pytest.mark.compatible("framework", "Flax NNX")
+@pytest.mark.compatible("framework", "Flax NNX `nnx.Optimizer`")
 def test_nnx_optimizer():
     model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
@@ -493,7 +506,7 @@ def test_nnx_optimizer():
     assert last["b"] < first["b"]
 
 
-@pytest.mark.compatible("framework", "Flax Linen")
+@pytest.mark.compatible("framework", "Flax Linen `TrainState`")
 def test_linen_train_state():
     params = network_params()
     state = TrainState.create(
