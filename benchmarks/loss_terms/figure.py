@@ -1,12 +1,19 @@
-"""Error over the weight of the conditions, and the methods that have none."""
+"""Error over the weight of the conditions, and the methods that have none.
+
+python -m benchmarks.loss_terms.figure FILE.json [FILE.json ...] --out FILE.png
+"""
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import tyro
+
+from examples.common import pictures
 
 STYLES = {
     "balanced": ("tab:red", "-", 2.5),
@@ -32,10 +39,10 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
     )
     for (i, base), (j, case) in itertools.product(enumerate(bases), enumerate(cases)):
         ax = axes[i, j]
-        panel(ax, [r for r in runs if (r["case"], r["base"]) == (case, base)])
+        found = [r for r in runs if (r["case"], r["base"]) == (case, base)]
+        panel(ax, found)
         ax.set_title(f"{case}, {base}")
-        if i == len(bases) - 1:
-            ax.set_xlabel("weight of the conditions")
+        ax.set_xlabel("weight of the conditions")
     for ax in axes[:, 0]:
         ax.set_ylabel("relative L2 error")
     legends = [ax.get_legend_handles_labels() for ax in axes.flat]
@@ -43,8 +50,7 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
     figure.legend(
         handles=list(lines.values()), loc="outside lower center", ncols=2 * len(cases)
     )
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    pictures.save(figure, path)
 
 
 def panel(ax, runs: Sequence[dict[str, Any]]) -> None:
@@ -75,3 +81,17 @@ def best(runs: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
     ]
     low, median, high = np.quantile(min(errors, key=np.median), [0.25, 0.5, 0.75])
     return float(low), float(median), float(high)
+
+
+def main(
+    records: tyro.conf.Positional[tuple[Path, ...]], out: Path, base: str = "muon"
+) -> None:
+    """Draws the cases of some records that were run with fixed weights."""
+    runs = [run for path in records for run in json.loads(path.read_text())["runs"]]
+    runs = [run for run in runs if run["base"] == base]
+    weighted = {run["case"] for run in runs if "weight" in run}
+    draw([run for run in runs if run["case"] in weighted], out)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
