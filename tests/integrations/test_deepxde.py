@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -16,14 +18,16 @@ import pytest
 import regression
 from regression import SCHEDULE, STEPS, WIDTH
 
+import stablegrad_optax as sg
+
 if importlib.util.find_spec("deepxde") is None:
     pytest.skip("could not import 'deepxde'", allow_module_level=True)
 
 
-@pytest.mark.compatible("framework", "DeepXDE (JAX)")
-def test_inverse_problem():
+def run(check):
+    """Runs a function of this file in a process of its own."""
     result = subprocess.run(
-        [sys.executable, __file__],
+        [sys.executable, __file__, check.__name__],
         env=os.environ | {"DDE_BACKEND": "jax"},
         capture_output=True,
         text=True,
@@ -32,11 +36,18 @@ def test_inverse_problem():
     assert "all as it should be" in result.stdout
 
 
-def solve(tx, steps):
-    import deepxde as dde
+@pytest.mark.compatible("framework", "DeepXDE (JAX)")
+def test_inverse_problem():
+    run(check_inverse_problem)
 
-    dde.config.set_random_seed(0)
-    # recipe: solve
+
+@pytest.mark.compatible("framework", "DeepXDE (JAX)")
+def test_loss_terms():
+    run(check_loss_terms)
+
+
+# recipe: solve
+def poisson():
     interval = dde.geometry.Interval(-1, 1)
     coefficient = dde.Variable(1.0, dtype=np.float32)
 
@@ -49,11 +60,42 @@ def solve(tx, steps):
     observed = dde.icbc.PointSetBC(points, np.sin(np.pi * points))
     data = dde.data.PDE(interval, residual, observed, num_domain=32)
     network = dde.nn.FNN([1, WIDTH, WIDTH, 1], "tanh", "Glorot normal")
-    model = dde.Model(data, network)
+    return dde.Model(data, network), coefficient
+
+
+def solve(tx, steps):
+    model, coefficient = poisson()
     model.compile(tx, external_trainable_variables=coefficient)
     model.train(iterations=steps, display_every=steps)
-    # end recipe
     return model, coefficient
+
+
+# end recipe
+
+
+# recipe: loss terms
+def solve_by_terms(tx, steps, loss_weights=None):
+    model, coefficient = poisson()
+    model.compile(
+        tx, loss_weights=loss_weights, external_trainable_variables=coefficient
+    )
+
+    def loss_terms(params, inputs, targets):
+        _, losses = model.outputs_losses_train(params, inputs, targets)
+        return list(losses)
+
+    @jax.jit
+    def train_step(params, opt_state, inputs, targets):
+        _, grads = sg.value_and_grad_of_terms(loss_terms)(params, inputs, targets)
+        updates, opt_state = tx.update(sg.balance_terms(grads), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    model.train_step = train_step  # the one that model.train calls
+    model.train(iterations=steps, display_every=steps)
+    return model, coefficient
+
+
+# end recipe
 
 
 def layers(tree):
@@ -61,7 +103,7 @@ def layers(tree):
     return [(layer["kernel"], layer["bias"]) for layer in network["params"].values()]
 
 
-def main():
+def check_inverse_problem():
     model, coefficient = solve(regression.observed(optax.adam(SCHEDULE)), STEPS)
     first, last = (np.sum(losses) for losses in model.losshistory.loss_train)
     assert last < first / 100
@@ -71,8 +113,29 @@ def main():
     before, _, after, _ = model.opt_state
     (old,), (new,) = before.updates[1], after.updates[1]
     assert old == new != 0
-    print("all as it should be")
+
+
+def check_loss_terms():
+    tx = optax.chain(sg.stablegrad(), optax.adam(1e-2))
+
+    def train(loss_weights):
+        """The parameters, and the terms before the first and after the last step."""
+        dde.config.set_random_seed(0)
+        model, _ = solve_by_terms(tx, 10, loss_weights)
+        return model.params, *model.losshistory.loss_train
+
+    params, first, last = train([1, 1])
+    assert len(first) == 2
+    assert (last < first).all()
+    weighted_params, weighted_first, _ = train([1e4, 1])
+    np.testing.assert_allclose(weighted_first, [1e4, 1] * first, rtol=1e-5)
+    # Adam raises rounding errors where the gradients of the terms nearly cancel.
+    chex.assert_trees_all_close(weighted_params, params, rtol=1e-3, atol=5e-4)
 
 
 if __name__ == "__main__":
-    main()
+    import deepxde as dde
+
+    dde.config.set_random_seed(0)
+    globals()[sys.argv[1]]()
+    print("all as it should be")

@@ -1,5 +1,8 @@
 """jinns: a Poisson equation, whose coefficient is found from observations."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,8 @@ import optax
 import pytest
 import regression
 from regression import SCHEDULE, STEPS, WIDTH
+
+import stablegrad_optax as sg
 
 eqx = pytest.importorskip("equinox")
 jinns = pytest.importorskip("jinns")
@@ -23,7 +28,7 @@ class Poisson(jinns.loss.PDEStatio):
         return params.eq_params.coefficient * laplacian + source
 
 
-def solve(u, params, observations, tx, steps):
+def of_poisson(u, params):
     loss = jinns.loss.LossPDEStatio(
         u=u,
         dynamic_loss=Poisson(),
@@ -39,6 +44,10 @@ def solve(u, params, observations, tx, steps):
     points = jinns.data.CubicMeshPDEStatio(
         key=jax.random.key(0), n=32, nb=2, dim=1, min_pts=(-1.0,), max_pts=(1.0,)
     )
+    return loss, points
+
+
+def solve(loss, points, observations, params, tx, steps):
     params, losses, _, _, _, opt_state, *_ = jinns.solve(
         n_iter=steps,
         init_params=params,
@@ -54,20 +63,42 @@ def solve(u, params, observations, tx, steps):
 # end recipe
 
 
+# recipe: loss terms
+def loss_terms(params, loss, batch):
+    _, terms = loss.evaluate(params, batch)
+    return terms
+
+
+@functools.partial(jax.jit, static_argnames="tx")
+def train_step(params, opt_state, points, observations, loss, tx):
+    points, batch = points.get_batch()
+    observations, observed = observations.get_batch()
+    batch = jinns.data.append_obs_batch(batch, observed)
+    values, grads = sg.value_and_grad_of_terms(loss_terms)(params, loss, batch)
+    updates, opt_state = tx.update(sg.balance_terms(grads), opt_state, params)
+    params = optax.apply_updates(params, updates)
+    return params, opt_state, points, observations, values
+
+
+# end recipe
+
+
 def layers(params):
     return [(layer.weight, layer.bias) for layer in params.nn_params.layers]
 
 
-@pytest.mark.compatible("framework", "jinns")
-def test_inverse_problem():
+def problem():
+    """The network, its initial parameters with the coefficient, the observations."""
     shapes = eqx.filter_eval_shape(
         eqx.nn.MLP, 1, 1, WIDTH, 2, activation=jnp.tanh, key=jax.random.key(0)
     )
     u, nn_params = jinns.nn.PINN_MLP.create(
         eqx_network=regression.initialise(shapes), eq_type="PDEStatio"
     )
+    # Without a dtype it would be weakly typed, and the first step compiled twice.
+    coefficient = jnp.array(1.0, float)
     params = jinns.parameters.Params(
-        nn_params=nn_params, eq_params={"coefficient": jnp.array(1.0)}
+        nn_params=nn_params, eq_params={"coefficient": coefficient}
     )
     x = jnp.linspace(-1, 1, 17)[:, None]
     observations = jinns.data.DataGeneratorObservations(
@@ -75,8 +106,15 @@ def test_inverse_problem():
         observed_pinn_in=x,
         observed_values=jnp.sin(jnp.pi * x),
     )
+    return u, params, observations
+
+
+@pytest.mark.compatible("framework", "jinns")
+def test_inverse_problem():
+    u, params, observations = problem()
+    loss, points = of_poisson(u, params)
     tx = regression.observed(optax.adam(SCHEDULE))
-    params, losses, opt_state = solve(u, params, observations, tx, STEPS)
+    params, losses, opt_state = solve(loss, points, observations, params, tx, STEPS)
     assert losses[-1] < losses[0] / 100
     np.testing.assert_allclose(params.eq_params.coefficient, 1.5, atol=0.05)
     regression.check_layers(opt_state, layers)
@@ -84,3 +122,45 @@ def test_inverse_problem():
     before, _, after, _ = opt_state
     assert before.updates.eq_params.coefficient != 0
     assert before.updates.eq_params.coefficient == after.updates.eq_params.coefficient
+
+
+class ScaledPoisson(Poisson):
+    """Its loss is that of Poisson times the square of the factor."""
+
+    factor: float = 1.0
+
+    def equation(self, x, u, params):
+        return self.factor * super().equation(x, u, params)
+
+
+def with_factor(loss, factor):
+    equation = ScaledPoisson(factor=factor)
+    return eqx.tree_at(lambda loss: loss.dynamic_loss, loss, (equation,))
+
+
+@pytest.mark.compatible("framework", "jinns")
+def test_loss_terms():
+    u, start, observations = problem()
+    loss, points = of_poisson(u, start)
+    loss = with_factor(loss, 1.0)
+    tx = optax.chain(sg.stablegrad(), optax.adam(1e-2))
+
+    def train(loss):
+        """The parameters, and the terms at the first and the last step."""
+        carry, history = (start, tx.init(start), points, observations), []
+        for _ in range(30):
+            *carry, values = train_step(*carry, loss, tx)
+            history.append(jax.tree.leaves(values))
+        return carry[0], np.array(history[0]), np.array(history[-1])
+
+    params, first, last = train(loss)
+    assert len(first) == 3
+    assert (last < first).all()
+    scaled_params, scaled_first, _ = train(with_factor(loss, 100.0))
+    np.testing.assert_allclose(scaled_first, [1e4, 1, 1] * first, rtol=1e-5)
+    chex.assert_trees_all_close(scaled_params, params, rtol=1e-3, atol=1e-5)
+    # The terms are those before jinns multiplies them by its weights.
+    weighted = eqx.tree_at(
+        lambda loss: loss.loss_weights.dyn_loss, loss, replace_fn=lambda w: 1e4 * w
+    )
+    chex.assert_trees_all_equal(train(weighted)[0], params)
