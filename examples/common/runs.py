@@ -10,9 +10,10 @@ import json
 import math
 import platform
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,11 @@ class Recording(Run):
     All write the checkpoints; the first writes the other files.
     """
 
+    # Runs that are made side by side in one process take turns: Orbax counts its
+    # operations by process, and two saves at once mix up their folders.
+    _lock = threading.Lock()
+    _writing: ClassVar[ocp.CheckpointManager | None] = None
+
     def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool):
         super().__init__(path)
         self._settings = dict(settings)
@@ -114,7 +120,10 @@ class Recording(Run):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.close()  # waits for the checkpoint that is being written
+        with Recording._lock:
+            self._manager.close()  # waits for the checkpoint that is being written
+            if Recording._writing is self._manager:
+                Recording._writing = None
 
     def resume(self, template: Callable[[int], Any]) -> tuple[int, Any] | None:
         """The newest checkpoint; drops the lines of the history after it."""
@@ -138,7 +147,11 @@ class Recording(Run):
             state = jax.tree.map(np.array, state)
         else:
             state = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        with Recording._lock:
+            if Recording._writing is not None:
+                Recording._writing.wait_until_finished()
+            Recording._writing = self._manager
+            self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def finish(self, results: Callable[[], Mapping[str, Any]]) -> None:
         """Writes metrics.json: the settings, where the run was made, its results.

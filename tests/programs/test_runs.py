@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -216,3 +217,19 @@ def test_folder_that_cannot_be_written_to(tmp_path, name):
 def test_what_is_written_whole_leaves_nothing_partial(tmp_path):
     runs.write_json(tmp_path / "a.json", {"x": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_runs_side_by_side_keep_their_checkpoints_apart(tmp_path):
+    def make(name):
+        state = {"name": np.full(100, name), "more": [np.zeros(3)] * 20}
+        with Recording(tmp_path / str(name), {}, resume=False) as run:
+            for step in range(4):
+                run.save(step, state)
+            run.finish(dict)
+        return Run(tmp_path / str(name)).restore(lambda step: state)
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(make, range(4)))
+    for name, (step, state) in enumerate(found):
+        assert step == 3
+        np.testing.assert_array_equal(state["name"], name)
