@@ -459,7 +459,7 @@ WRAPPERS = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.compatible("wrapper", f"`{name}`"))
+        pytest.param(name, marks=pytest.mark.compatible("wrapper", name))
         if name.startswith("optax")
         else name
         for name in WRAPPERS
