@@ -107,15 +107,19 @@ def compiled_step(
     tx = optax.chain(front, optax.adam(1e-3))
 
     def step(carry, grads):
-        # Else what depends on the gradients alone would be computed once for all steps.
-        grads, (params, state) = jax.lax.optimization_barrier((grads, carry))
+        params, state = carry
         changes, state = tx.update(grads, state, params)
         return optax.apply_updates(params, changes), state
 
     def steps(carry, grads):
         if updates == 1:
             return step(carry, grads)
-        return jax.lax.fori_loop(0, updates, lambda _, carry: step(carry, grads), carry)
+
+        def next_step(_, carry):
+            # Else what depends on the gradients alone would be computed once for all.
+            return step(*jax.lax.optimization_barrier((carry, grads)))
+
+        return jax.lax.fori_loop(0, updates, next_step, carry)
 
     carry = params, tx.init(params)
     jax.clear_caches()
