@@ -159,7 +159,9 @@ def balance_terms(
     scale = _scale_of_terms(leaves, axis_name)
     bound = None
     if max_ratio is not None:
-        bound = importance * max_ratio / jnp.max(_scale.value(scale))
+        largest = jnp.max(_scale.value(scale))
+        ratio = jnp.asarray(max_ratio, largest.dtype)
+        bound = jnp.asarray(importance, largest.dtype) * ratio / largest
     gain = _scale.gain(scale, importance, bound)
     return jax.tree.map(
         lambda leaf: (

@@ -45,4 +45,36 @@ assert updates["m"]["b"].dtype == jnp.float64
 tx = sg.stablegrad(np.float64(2.0))
 updates, _ = tx.update([jnp.eye(3, dtype=jnp.bfloat16)], tx.init(None))
 assert updates[0].dtype == jnp.bfloat16
+
+
+def check_terms():
+    rng = np.random.default_rng(3)
+    scales = np.array([1e-150, 1.0, 1e150])[:, None, None]
+    wide = jnp.asarray(rng.normal(size=(3, 4, 5)) * scales)
+    narrow = jnp.asarray(rng.normal(size=(3, 6)), jnp.float32)
+    rms = [
+        np.sqrt(np.mean(np.concatenate([w.ravel() / s, n.astype(float) / s]) ** 2)) * s
+        for w, n, s in zip(
+            np.asarray(wide), np.asarray(narrow), scales[:, 0, 0], strict=True
+        )
+    ]
+    got = sg.balance_terms({"wide": wide, "narrow": narrow}, [1.0, 2.0, 0.5])
+    expected = np.einsum("k,kij->ij", np.array([1.0, 2.0, 0.5]) / rms, wide)
+    assert got["wide"].dtype == jnp.float64
+    assert got["narrow"].dtype == jnp.float32
+    np.testing.assert_allclose(got["wide"], expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        sg.term_scales({"wide": wide, "narrow": narrow}), rms, rtol=1e-12
+    )
+    bounded = sg.balance_terms({"narrow": narrow}, max_ratio=jnp.float32(2.0))
+    assert bounded["narrow"].dtype == jnp.float32
+
+    def losses(w):
+        return {"a": jnp.sum(w**2), "b": jnp.sum(w.astype(jnp.float32) ** 3)}
+
+    _, grads = sg.value_and_grad_of_terms(losses)(jnp.array([1.0, 2.0]))
+    np.testing.assert_allclose(grads, [[2, 4], [3, 12]])
+
+
+check_terms()
 print("float64 checks passed")
