@@ -26,7 +26,7 @@ import stablegrad_optax as sg
 from stablegrad_optax import _layers, _scale
 
 examples = hypothesis.settings(
-    max_examples=max(50, hypothesis.settings.default.max_examples),
+    max_examples=max(30, hypothesis.settings.default.max_examples),
     # A few are slow: the first of a shape, which compiles its operations.
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )

@@ -208,12 +208,10 @@ def forward(init, activation, width, depth, x, bias_variance=0.0):
     ("activation", "factor"),
     [
         (jnp.tanh, 1.1),
-        (jnp.sin, 1.1),
-        (jax.nn.elu, 1.2),
         # Nothing pulls the size back after a chance deviation; LeCun's gain: 1e-6.
         (jax.nn.relu, 2.5),
     ],
-    ids=["tanh", "sin", "elu", "relu"],
+    ids=["tanh", "relu"],
 )
 def test_second_moment_through_twenty_layers(activation, factor):
     init = initializers.variance_preserving(activation)
