@@ -168,7 +168,7 @@ def _describe_leaves(
 
 
 def dtype_of(leaf: Any) -> Any:
-    """That of an array, PRNG keys and shapes included, or of a Python scalar."""
+    """The dtype of an array, a PRNG key, a shape or a Python scalar."""
     return getattr(leaf, "dtype", None) or jnp.result_type(leaf)
 
 

@@ -116,3 +116,42 @@ def test_the_demo_s_table_is_the_record():
     for name, cells in rows.items():
         expected = [*errors[name], np.median(errors[name])]
         assert cells == [f"{error:.3f}" for error in expected]
+
+
+def medians(runs, **wanted):
+    """The median over seeds, at the better rate, of the runs of one column."""
+    found = [r for r in runs if wanted.items() <= r.items()]
+    errors = [[np.inf if x is None else x for x in r["errors"]] for r in found]
+    return min(map(np.median, errors), default=None)
+
+
+METHODS = ("balanced", "gradient norms", "ConFIG", "annealing", "MultiAdam")
+
+
+def test_the_table_of_loss_terms_is_the_record():
+    files = [ROOT / f"benchmarks/results/loss_terms_{d}.json" for d in ("cpu", "gpu")]
+    runs = [r for file in files for r in json.loads(file.read_text())["runs"]]
+    page = (ROOT / "docs/loss_terms.md").read_text().replace("**", "")
+    table = page.split("| weight 1 |")[1].split("\n\n")[0]
+    parts = dict(
+        zip(("muon", "adam"), re.split(r"\| (?:Muon|Adam) \|", table)[1:], strict=True)
+    )
+    lines = [(base, x) for base, part in parts.items() for x in part.splitlines()[1:]]
+    checked = 0
+    for base, line in lines:
+        name, *cells = (cell.strip() for cell in line[1:-1].split("|"))
+        case = re.sub(r"(\w+), (\d+) layers of (\d+)", r"\1 \2 x \3", name)
+        known = {"case": case, "base": base}
+        fixed = {10.0**k: medians(runs, **known, weight=10.0**k) for k in range(-2, 7)}
+        best = min(fixed, key=fixed.get)
+        assert cells[1].endswith(f"({best:,.0f})")
+        expected = [fixed[1.0], fixed[best]]
+        expected += [medians(runs, **known, method=method) for method in METHODS]
+        for cell, error in zip(cells, expected, strict=True):
+            if error is None:
+                assert cell in ("", "not run")
+            else:
+                # Two digits are shown.
+                assert float(cell.split()[0]) == pytest.approx(error, rel=0.05)
+                checked += 1
+    assert checked == 41

@@ -88,22 +88,31 @@ def main(options: Options) -> None:
             case = dataclasses.replace(case, steps=options.steps)
         rates = options.lr or case.rates[base]
         key = {"case": name, "base": base, "method": method, "steps": case.steps}
-        if any(key.items() <= run.items() for run in found):
-            continue
         weights = options.weights if method in FIXED else (1.0,)
+        columns = [
+            key | {"lr": lr} | ({"weight": weight} if method in FIXED else {})
+            for lr, weight in itertools.product(rates, weights)
+        ]
+        if all(is_among(found, column, options.seeds) for column in columns):
+            continue
         start = time.perf_counter()
         reached = errors(case, base, method, rates, weights, options.seeds)
         seconds = time.perf_counter() - start
-        for (i, lr), (j, weight) in itertools.product(
-            enumerate(rates), enumerate(weights)
-        ):
-            known = {"weight": weight} if method in FIXED else {}
-            numbers = {"lr": lr, **known, "errors": _or_none(reached[i, j])}
-            found.append(key | numbers | {"seconds": seconds})
+        reached = reached.reshape(-1, options.seeds)
+        for column, numbers in zip(columns, reached, strict=True):
+            found = [run for run in found if not column.items() <= run.items()]
+            found.append(column | {"errors": _or_none(numbers), "seconds": seconds})
         common.save(options, {"runs": found})
     rich.print(table(found))
     if options.out is not None:
         draw(found, options.out.with_suffix(".png"))
+
+
+def is_among(runs: list[dict[str, Any]], column: dict[str, Any], seeds: int) -> bool:
+    """Whether it was run, with as many seeds."""
+    return any(
+        column.items() <= run.items() and len(run["errors"]) == seeds for run in runs
+    )
 
 
 def _or_none(numbers: np.ndarray) -> list[float | None]:

@@ -42,6 +42,12 @@ class Case:
         return Objective(Config(Path(), **options))
 
 
+def chunks(steps: int) -> list[tuple[np.int32, np.int32]]:
+    """Where the parts of a run begin and end, between which its progress is shown."""
+    ends = np.linspace(0, steps, CHUNKS + 1).astype(np.int32)
+    return list(itertools.pairwise(ends))
+
+
 def errors(
     case: Case,
     base: Base,
@@ -70,7 +76,7 @@ def errors(
         stacked = jax.tree.map(lambda x: jnp.zeros((number, *x.shape)), params)
         return params, combine.init(stacked), optimizer(lr).init(params)
 
-    def advance(carry, first, lr, weight, seed):
+    def advance(carry, first, end, lr, weight, seed):
         key = jax.random.key(1000 + seed)
 
         def step(i, carry):
@@ -85,7 +91,7 @@ def errors(
             updates, state = optimizer(lr).update(total, state, params)
             return optax.apply_updates(params, updates), balance, state
 
-        return jax.lax.fori_loop(first, first + case.steps // CHUNKS, step, carry)
+        return jax.lax.fori_loop(first, end, step, carry)
 
     @jax.jit
     @jax.vmap
@@ -97,9 +103,10 @@ def errors(
     columns = [jnp.asarray(x) for x in zip(*product, strict=True)]
     carry: Any = jax.jit(jax.vmap(start))(*columns)
     with jax.default_matmul_precision("highest"):
-        run = jax.jit(jax.vmap(advance, (0, None, 0, 0, 0)), donate_argnums=0)
-        for chunk in track(range(CHUNKS), f"{case.problem} {base} {method}"):
-            carry = run(carry, chunk * (case.steps // CHUNKS), *columns)
+        run = jax.jit(jax.vmap(advance, (0, None, None, 0, 0, 0)), donate_argnums=0)
+        task = f"{case.problem} {base} {method}"
+        for first, end in track(chunks(case.steps), task):
+            carry = run(carry, first, end, *columns)
             jax.block_until_ready(carry)
         found = np.asarray(error(carry), float)
     return found.reshape(len(rates), len(weights), seeds)

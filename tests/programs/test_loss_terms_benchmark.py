@@ -1,5 +1,6 @@
 """Methods for loss terms: each by the formula of its paper, and one table of them."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import term_steps
 from benchmarks.loss_terms import __main__ as benchmark
+from benchmarks.loss_terms import figure, measure
 from benchmarks.loss_terms.methods import BASES, METHODS, OURS, PEERS, VARIANTS
 
 pytestmark = pytest.mark.program
@@ -180,9 +183,40 @@ def test_record_and_figure_and_nothing_is_run_twice(tmp_path, monkeypatch, capsy
     assert out.with_suffix(".png").stat().st_size > 5000
     printed = capsys.readouterr().out
     assert "weight 100" in printed
-    monkeypatch.delattr(benchmark, "errors")
+    figure.main((out,), tmp_path / "adam.png", base="adam")
+    assert (tmp_path / "adam.png").read_bytes() == out.with_suffix(".png").read_bytes()
+    trained = []
+    monkeypatch.setattr(
+        benchmark, "errors", lambda *x: trained.append(x) or np.ones((1, 1, x[-1]))
+    )
     benchmark.main(options)
     assert json.loads(out.read_text())["runs"] == runs
+    assert trained == []
+    # Another rate, or another number of seeds, is another run.
+    only = dataclasses.replace(options, methods=("balanced",))
+    benchmark.main(dataclasses.replace(only, lr=(1e-2,)))
+    assert len(json.loads(out.read_text())["runs"]) == 4
+    benchmark.main(dataclasses.replace(only, seeds=3))
+    assert len(json.loads(out.read_text())["runs"]) == 4
+    assert [(x[3], x[-1]) for x in trained] == [((1e-2,), 2), ((5e-3,), 3)]
+
+
+@pytest.mark.parametrize("steps", [5, 20, 21, 3000])
+def test_every_step_is_made_once(steps):
+    made = [i for bounds in measure.chunks(steps) for i in range(*bounds)]
+    assert made == list(range(steps))
+
+
+def test_what_a_step_costs_is_recorded_for_each_way(tmp_path, capsys):
+    out = tmp_path / "steps.json"
+    options = term_steps.Options(depth=2, width=4, points=8, rounds=2, out=out)
+    term_steps.main(options)
+    methods = json.loads(out.read_text())["methods"]
+    assert list(methods) == ["one loss", "balanced terms", "weighted sum of terms"]
+    for found in methods.values():
+        assert len(found["seconds"]) == 2
+        assert min(found["seconds"]) > 0
+    assert "balanced terms" in capsys.readouterr().out
 
 
 def test_sets_hold_every_method_and_multi_adam_is_an_adam():

@@ -185,7 +185,7 @@ def test_evaluate_gives_the_field_that_the_error_is_of(finished, tmp_path):
 def test_plot_draws_field_curves_and_layer_scales(finished, tmp_path):
     run = copy(finished, tmp_path / "run")
     assert main("plot", "--run", run) == 0
-    for name in ("field.png", "curves.png", "layer_scales.png"):
+    for name in ("field.png", "curves.png", "layer_scales.png", "terms.png"):
         assert (run / name).stat().st_size > 5000
 
 
