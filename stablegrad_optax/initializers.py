@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 Activation = Callable[[jax.Array], jax.Array]
 Axes = int | Sequence[int]
@@ -152,18 +153,21 @@ def _fan_in(scale, in_axis, out_axis, batch_axis, distribution, dtype):
 def _fixed_point(activation: Activation, bias_variance: float) -> float:
     """The smallest q with q = E[φ(√q z)²] / E[φ'(√q z)²] + bias_variance."""
 
-    def excess(variance: float) -> float:
+    def excess(variance: ArrayLike) -> np.ndarray:
         slope = _mean_square_slope(activation, variance)
         square = _mean_square(activation, variance)
-        if not (slope > 0 and np.isfinite(square / slope)):
-            return np.inf  # saturated or overflown: no weights would do there
-        return square / slope + bias_variance - variance
+        with np.errstate(all="ignore"):
+            q = square / slope
+        # Infinite where the activation saturates or overflows: no weights would do.
+        return np.where(
+            (slope > 0) & np.isfinite(q), q + bias_variance - variance, np.inf
+        )
 
     at_zero = _mean_square(activation, 0.0)
     _positive(_mean_square_slope(activation, 1.0), "slope")
     if bias_variance == 0 and at_zero == 0:
         return _SMALL_VARIANCE
-    values = np.array([excess(q) for q in _VARIANCES])
+    values = excess(_VARIANCES)
     (crossings,) = np.nonzero((values[:-1] > 0) & (values[1:] <= 0))
     if not crossings.size:
         raise ValueError(
@@ -178,34 +182,36 @@ def _fixed_point(activation: Activation, bias_variance: float) -> float:
     return float(optimize.brentq(excess, low, high, xtol=1e-6))
 
 
-def _positive(moment: float, what: str) -> float:
+def _positive(moment: np.ndarray, what: str) -> float:
     if not (np.isfinite(moment) and moment > 0):
         raise ValueError(
             f"the mean square of the {what} must be positive, got {moment}."
         )
-    return moment
+    return float(moment)
 
 
-def _mean_square(activation: Activation, variance: float) -> float:
-    """E[φ(√variance z)²]."""
+def _mean_square(activation: Activation, variance: ArrayLike) -> np.ndarray:
+    """E[φ(√variance z)²], for each variance."""
     return _gaussian_mean_square(activation, variance)
 
 
-def _mean_square_slope(activation: Activation, variance: float) -> float:
-    """E[φ'(√variance z)²]."""
+def _mean_square_slope(activation: Activation, variance: ArrayLike) -> np.ndarray:
+    """E[φ'(√variance z)²], for each variance."""
     return _gaussian_mean_square(jax.vmap(jax.grad(activation)), variance)
 
 
-def _gaussian_mean_square(function: Activation, variance: float) -> float:
+def _gaussian_mean_square(function: Activation, variance: ArrayLike) -> np.ndarray:
     nodes, weights = _quadrature()
-    values = _concrete(lambda: function(jnp.asarray(np.sqrt(variance) * nodes)))
-    if values.shape != nodes.shape:
+    points = np.sqrt(variance)[..., None] * nodes
+    # One axis, as jax.vmap(jax.grad(...)) takes it.
+    values = _concrete(lambda: function(jnp.asarray(points.ravel())))
+    if values.shape != (points.size,):
         raise ValueError(
-            f"the activation must be elementwise; it maps shape {nodes.shape} to "
+            f"the activation must be elementwise; it maps shape {(points.size,)} to "
             f"{values.shape}."
         )
     with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.sum(weights * values.astype(np.float64) ** 2))
+        return values.reshape(points.shape).astype(np.float64) ** 2 @ weights
 
 
 def _concrete(compute: Callable[[], jax.Array]) -> np.ndarray:
