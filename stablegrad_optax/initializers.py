@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 Activation = Callable[[jax.Array], jax.Array]
 Axes = int | Sequence[int]
@@ -153,7 +152,7 @@ def _fan_in(scale, in_axis, out_axis, batch_axis, distribution, dtype):
 def _fixed_point(activation: Activation, bias_variance: float) -> float:
     """The smallest q with q = E[φ(√q z)²] / E[φ'(√q z)²] + bias_variance."""
 
-    def excess(variance: ArrayLike) -> np.ndarray:
+    def excess(variance: float | np.ndarray) -> np.ndarray:
         slope = _mean_square_slope(activation, variance)
         square = _mean_square(activation, variance)
         with np.errstate(all="ignore"):
@@ -190,17 +189,21 @@ def _positive(moment: np.ndarray, what: str) -> float:
     return float(moment)
 
 
-def _mean_square(activation: Activation, variance: ArrayLike) -> np.ndarray:
+def _mean_square(activation: Activation, variance: float | np.ndarray) -> np.ndarray:
     """E[φ(√variance z)²], for each variance."""
     return _gaussian_mean_square(activation, variance)
 
 
-def _mean_square_slope(activation: Activation, variance: ArrayLike) -> np.ndarray:
+def _mean_square_slope(
+    activation: Activation, variance: float | np.ndarray
+) -> np.ndarray:
     """E[φ'(√variance z)²], for each variance."""
     return _gaussian_mean_square(jax.vmap(jax.grad(activation)), variance)
 
 
-def _gaussian_mean_square(function: Activation, variance: ArrayLike) -> np.ndarray:
+def _gaussian_mean_square(
+    function: Activation, variance: float | np.ndarray
+) -> np.ndarray:
     nodes, weights = _quadrature()
     points = np.sqrt(variance)[..., None] * nodes
     # One axis, as jax.vmap(jax.grad(...)) takes it.

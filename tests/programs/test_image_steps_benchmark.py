@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from benchmarks import image_steps
+from examples.image_classification.models import resnet
 from stablegrad_optax import __version__
 
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_record_holds_every_step(tmp_path, monkeypatch, capsys):
-    # One program, since compiling it is what takes the time here.
+    # One small program, since compiling it is what takes the time here.
     first = dict(list(image_steps.CONTROLS.items())[:1])
     monkeypatch.setattr(image_steps, "CONTROLS", first)
+    monkeypatch.setitem(resnet.MODELS, "resnet18", (1, 1))
     out = tmp_path / "steps.json"
     options = image_steps.Options(
         model="resnet18", width_multiplier=0.125, batch_size=8, rounds=2, out=out
