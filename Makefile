@@ -6,10 +6,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Most programs of the tests run once: optimising them takes longer than it saves. CI runs
-# the library's tests on the newest JAX with the optimisations.
+# Most programs of the tests run once: optimising them takes longer than it saves, and so
+# does compiling their parts in parallel. CI runs the library's tests on the newest JAX
+# with the optimisations.
 QUICK_COMPILATION := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
-  XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
+  XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test compatibility constraints lint types docs overhead clean

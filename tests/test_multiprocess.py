@@ -77,12 +77,15 @@ def free_port():
 @contextlib.contextmanager
 def worker(output, devices, arguments):
     """A process that is gone at the end, whatever has happened."""
-    # Not the eight devices of this process, and no proxy on the way to another.
+    # No proxy on the way to another process.
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name != "XLA_FLAGS" and not name.lower().endswith("_proxy")
+        if not name.lower().endswith("_proxy")
     }
+    # Not the eight devices of this process.
+    flags = environment.pop("XLA_FLAGS", "").split()
+    environment["XLA_FLAGS"] = " ".join(f for f in flags if "device_count" not in f)
     environment["JAX_NUM_CPU_DEVICES"] = str(devices)
     environment["NPROC"] = "1"  # threads in XLA's pools: there are processes enough
     # Programs this small take longer to optimise than to run.
