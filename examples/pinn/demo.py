@@ -1,60 +1,85 @@
-"""The demo: a 64-layer PINN by three methods side by side, and one figure of them."""
+"""The demo: two problems by fixed weights of the conditions and by balanced terms."""
 
 import dataclasses
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 
 from examples.common import pictures, progress, records, selection
-from examples.common.optimizers import ScaleControl
 from examples.common.runs import Run
 from examples.pinn.config import Config
-from examples.pinn.figures import History, curves, image, on_grid, scales, scales_at
+from examples.pinn.figures import curves, image, on_grid
 from examples.pinn.problems import PROBLEMS
 from examples.pinn.run import train
 from examples.pinn.scores import JUDGE, final_errors
 
-PLAIN, CLIPPED, STABLE = "adam", "clip + adam", "StableGrad + adam"
-CONTROLS: dict[str, ScaleControl] = {
-    PLAIN: "none",
-    CLIPPED: "clip",
-    STABLE: "stablegrad",
+BALANCED = "balanced, no weight"
+WEIGHTS = {f"weight {weight:g}": weight for weight in (1.0, 100.0, 1e4)}
+METHODS: dict[str, dict[str, Any]] = {
+    **{
+        method: {"terms": "weighted", "condition_weight": weight}
+        for method, weight in WEIGHTS.items()
+    },
+    BALANCED: {"terms": "balanced"},
 }
-COLORS = {PLAIN: "tab:red", CLIPPED: "tab:gray", STABLE: "tab:blue"}
+COMPARED = ("weight 1", BALANCED)
+"""Where everybody starts, and what needs no weight."""
+COLORS = dict(
+    zip(METHODS, ("tab:gray", "tab:orange", "tab:green", "tab:red"), strict=True)
+)
+
+CASES: dict[str, dict[str, Any]] = {
+    "helmholtz": {
+        "width": 50,
+        "lr": (5e-3,),
+        "interior_points": 128,
+        "condition_points": 128,
+    },
+    "burgers": {
+        "width": 40,
+        "lr": (1e-2,),
+        "interior_points": 512,
+        "condition_points": 64,
+    },
+}
+"""What was used for the figure of docs/loss_terms.md, in fewer steps."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Train a deep PINN by adam, clip + adam and StableGrad + adam, and draw them."""
+    """Train two PINNs by three weights of the conditions and without, and draw them."""
 
     out: Path = Path("demo")
     """Folder for the runs, the figure and the numbers."""
-    depth: int = 64
+    depth: int = 5
     """Hidden layers."""
-    steps: int = 2000
+    steps: int = 1000
     """Steps of each method."""
     seeds: int = 3
     """Initial weights and sequences of points; the same for every method."""
 
     def runs(self) -> dict[str, Config]:
-        """The run of each method; all of them checked."""
+        """The run of each problem and method; all of them checked."""
         runs = {
-            method: Config(
-                self.out / method,
+            f"{problem}, {method}": Config(
+                self.out / f"{problem}, {method}",
+                problem=problem,
                 depth=self.depth,
-                scale_control=control,
+                optimizer="muon",
+                scale_control="none",
                 steps=self.steps,
                 seeds=self.seeds,
-                interior_points=128,
-                condition_points=32,
-                terms="weighted",
                 resume=True,
+                **case,
+                **options,
             )
-            for method, control in CONTROLS.items()
+            for problem, case in CASES.items()
+            for method, options in METHODS.items()
         }
         return selection.checked(runs, only="")
 
@@ -65,8 +90,8 @@ def run(options: Demo, console: Console) -> None:
     train_side_by_side(runs, console)
     found = JUDGE.read(config.out for config in runs.values())
     JUDGE.show(found, console)
-    figure = options.out / "deep_poisson.png"
-    numbers = options.out / "deep_poisson.json"
+    figure = options.out / "demo.png"
+    numbers = options.out / "demo.json"
     draw(figure, runs)
     records.collect(found, numbers)
     console.print(f"Figure: {figure}    Numbers: {numbers}")
@@ -74,53 +99,54 @@ def run(options: Demo, console: Console) -> None:
 
 def train_side_by_side(runs: Mapping[str, Config], console: Console) -> None:
     """Trains runs in threads: a program of small steps leaves cores idle."""
-    with ThreadPoolExecutor() as pool, progress.Bars(console) as bars:
+    with ThreadPoolExecutor(len(runs)) as pool, progress.Bars(console) as bars:
         for done in [pool.submit(train, run, console, bars) for run in runs.values()]:
             done.result()
 
 
 def draw(path: Path, configs: Mapping[str, Config]) -> None:
-    """Errors and layer scales over time above, fields below."""
-    config, problem = configs[PLAIN], PROBLEMS[configs[PLAIN].problem]
-    runs = {method: Run(config.out) for method, config in configs.items()}
-    histories = {method: list(run.history()) for method, run in runs.items()}
-    errors = {method: final_errors(run.metrics)[0] for method, run in runs.items()}
-    # The seed on which adam alone does worst shows what there is to improve.
-    seed = int(np.argmax(errors[PLAIN]))
-    compared = (PLAIN, STABLE)
-
-    figure, (upper, lower) = plt.subplots(2, 3, figsize=(13, 7.5), layout="constrained")
-    figure.suptitle(
-        f"A PINN of {config.depth} tanh layers without residual connections, "
-        f"{config.steps} steps, learning rate {config.lr[0]:g}"
+    """A row for each problem: errors over time, and where the field is wrong."""
+    steps = next(iter(configs.values())).steps
+    figure, rows = plt.subplots(
+        len(CASES),
+        3,
+        squeeze=False,
+        figsize=(13, 3.75 * len(CASES)),
+        layout="constrained",
     )
-    for method, history in histories.items():
-        curves(upper[0], history, "relative_l2", 0, COLORS[method], method)
-    upper[0].set(ylabel="relative L2 error", title="Error: each seed, and the median")
-    upper[0].legend(loc="lower left")
-
-    limits = _limits([histories[method] for method in compared], seed)
-    for ax, method in zip(upper[1:], compared, strict=True):
-        last = method == STABLE
-        scales(ax, histories[method], 0, seed, limits=limits, colorbar=last)
-        ax.set_yticks([0, config.depth], ["input layer", "output layer"])
-        ax.set_title(f"Gradient scales from backprop\nby {method}, seed {seed}")
-
-    for ax, method in zip(lower[:2], compared, strict=True):
-        u = on_grid(runs[method], configs[method], 0, seed)
-        title = f"{method}, seed {seed}: error {errors[method][seed]:.3f}"
-        image(ax, problem, u, 1.0, title)
-    exact = problem.exact(problem.grid())
-    shown = image(lower[2], problem, exact, 1.0, "exact solution")
-    figure.colorbar(shown, ax=lower, label="u(x, y)", shrink=0.9)
-    for ax in lower:
-        ax.set_aspect("equal")
+    figure.suptitle(
+        "Deep PINNs by Muon: fixed weights of the conditions, and balanced loss terms"
+    )
+    for axes, problem in zip(rows, CASES, strict=True):
+        row = {method: configs[f"{problem}, {method}"] for method in METHODS}
+        _errors(axes[0], row, f"{problem.capitalize()}, {steps} steps")
+        _differences(figure, axes[1:], {m: row[m] for m in COMPARED}, problem)
+    rows[0, 0].legend(loc="lower left")
     pictures.save(figure, path)
 
 
-def _limits(histories: list[History], seed: int) -> tuple[float, float]:
-    """One range of colours for all histories, without the most extreme scales."""
-    entries = [scales_at(entry, 0, seed) for history in histories for entry in history]
-    seen = np.concatenate([np.ravel(x) for entry in entries for x in entry.values()])
-    low, high = np.quantile(seen[np.isfinite(seen) & (seen > 0)], [0.01, 0.99])
-    return float(low), float(high)
+def _errors(ax, configs: Mapping[str, Config], title: str) -> None:
+    """The error of each seed, and their median, over time."""
+    for method, config in configs.items():
+        history = list(Run(config.out).history())
+        curves(ax, history, "relative_l2", 0, COLORS[method], method)
+    ax.set(ylabel="relative L2 error", title=f"{title}: each seed, and the median")
+
+
+def _differences(
+    figure, axes, configs: Mapping[str, Config], problem_name: str
+) -> None:
+    """The median seed of each method beside the solution, in one range of colours."""
+    problem = PROBLEMS[problem_name]
+    exact = problem.exact(problem.grid())
+    differences, titles = [], []
+    for method, config in configs.items():
+        run = Run(config.out)
+        (errors,) = final_errors(run.metrics)
+        seed = int(np.argsort(errors)[config.seeds // 2])
+        differences.append(on_grid(run, config, 0, seed) - exact)
+        titles.append(f"{method}, seed {seed}: error {errors[seed]:.2g}")
+    limit = float(np.nanmax(np.abs(differences)))
+    for ax, difference, title in zip(axes, differences, titles, strict=True):
+        shown = image(ax, problem, difference, limit, title)
+    figure.colorbar(shown, ax=axes, label="network - solution")

@@ -190,19 +190,18 @@ def test_plot_draws_field_curves_and_layer_scales(finished, tmp_path):
 
 
 @pytest.mark.smoke
-def test_demo_prints_a_table_and_draws_a_figure(tmp_path, capsys):
+def test_demo_prints_a_table_and_draws_a_figure(tmp_path, capsys, monkeypatch):
+    compared = {name: demo.METHODS[name] for name in demo.COMPARED}
+    monkeypatch.setattr(demo, "METHODS", compared)
+    monkeypatch.setattr(demo, "CASES", {"burgers": demo.CASES["burgers"]})
     arguments = ["demo", "--out", tmp_path, "--depth", 1, "--steps", 2, "--seeds", 2]
     assert main(*arguments) == 0
     printed = capsys.readouterr().out
-    for text in ("adam", "clip + adam", "StableGrad + adam", "Figure:", "steps/s"):
+    for text in ("burgers, weight 1", "burgers, balanced", "Figure:", "steps/s"):
         assert text in printed
-    assert (tmp_path / "deep_poisson.png").stat().st_size > 10_000
-    runs = strict(tmp_path / "deep_poisson.json")["runs"]
-    assert [run["settings"]["scale_control"] for run in runs] == [
-        "none",
-        "clip",
-        "stablegrad",
-    ]
+    assert (tmp_path / "demo.png").stat().st_size > 10_000
+    runs = strict(tmp_path / "demo.json")["runs"]
+    assert [run["settings"]["terms"] for run in runs] == ["weighted", "balanced"]
     for run in runs:
         assert np.shape(run["relative_l2"]) == (1, 2)
         assert np.isfinite(run["relative_l2"]).all()
@@ -213,20 +212,23 @@ def test_demo_ends_with_the_first_method_that_fails(tmp_path, capsys, monkeypatc
     interrupted = []
 
     def train(config, console, bars):
-        if config.scale_control == "none":
+        if config.out.name == "helmholtz, weight 1":
             raise RunError("no space left.")
         with progress.Steps(console, "", 10**6, 0, bars) as steps:
             for step in range(10**6):
                 try:
                     steps.show(step, "")
                 except KeyboardInterrupt:
-                    interrupted.append(config.scale_control)
+                    interrupted.append(config.out.name)
                     raise
 
     monkeypatch.setattr(demo, "train", train)
     assert main("demo", "--out", tmp_path) == 2
     assert capsys.readouterr().err == "error: no space left.\n"
-    assert sorted(interrupted) == ["clip", "stablegrad"]
+    assert {f"helmholtz, {method}" for method in demo.METHODS} == {
+        "helmholtz, weight 1",
+        *interrupted,
+    }
 
 
 # --- Killed and resumed ---
