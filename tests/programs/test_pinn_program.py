@@ -225,10 +225,8 @@ def test_demo_ends_with_the_first_method_that_fails(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(demo, "train", train)
     assert main("demo", "--out", tmp_path) == 2
     assert capsys.readouterr().err == "error: no space left.\n"
-    assert {f"helmholtz, {method}" for method in demo.METHODS} == {
-        "helmholtz, weight 1",
-        *interrupted,
-    }
+    others = set(demo.Demo(tmp_path).runs()) - {"helmholtz, weight 1"}
+    assert sorted(interrupted) == sorted(others)
 
 
 # --- Killed and resumed ---
