@@ -19,7 +19,7 @@ from examples.pinn.run import train
 from examples.pinn.scores import JUDGE, final_errors
 
 BALANCED = "balanced, no weight"
-WEIGHTS = {f"weight {weight:g}": weight for weight in (1.0, 100.0, 1e4)}
+WEIGHTS = {f"weight {weight:,.0f}": weight for weight in (1.0, 100.0, 1e4)}
 METHODS: dict[str, dict[str, Any]] = {
     **{
         method: {"terms": "weighted", "condition_weight": weight}
@@ -34,13 +34,15 @@ COLORS = dict(
 )
 
 CASES: dict[str, dict[str, Any]] = {
-    "helmholtz": {
-        "width": 50,
-        "lr": (5e-3,),
-        "interior_points": 128,
-        "condition_points": 128,
+    "poisson": {
+        "depth": 16,
+        "width": 32,
+        "lr": (3e-3,),
+        "interior_points": 256,
+        "condition_points": 64,
     },
     "burgers": {
+        "depth": 5,
         "width": 40,
         "lr": (1e-2,),
         "interior_points": 512,
@@ -56,8 +58,6 @@ class Demo:
 
     out: Path = Path("demo")
     """Folder for the runs, the figure and the numbers."""
-    depth: int = 5
-    """Hidden layers."""
     steps: int = 1000
     """Steps of each method."""
     seeds: int = 3
@@ -69,7 +69,6 @@ class Demo:
             f"{problem}, {method}": Config(
                 self.out / f"{problem}, {method}",
                 problem=problem,
-                depth=self.depth,
                 optimizer="muon",
                 scale_control="none",
                 steps=self.steps,
@@ -106,7 +105,6 @@ def train_side_by_side(runs: Mapping[str, Config], console: Console) -> None:
 
 def draw(path: Path, configs: Mapping[str, Config]) -> None:
     """A row for each problem: errors over time, and where the field is wrong."""
-    steps = next(iter(configs.values())).steps
     figure, rows = plt.subplots(
         len(CASES),
         3,
@@ -114,12 +112,14 @@ def draw(path: Path, configs: Mapping[str, Config]) -> None:
         figsize=(13, 3.75 * len(CASES)),
         layout="constrained",
     )
+    steps = next(iter(configs.values())).steps
     figure.suptitle(
-        "Deep PINNs by Muon: fixed weights of the conditions, and balanced loss terms"
+        "Fixed weights of the conditions, and balanced loss terms: "
+        f"{steps} steps of Muon"
     )
     for axes, problem in zip(rows, CASES, strict=True):
         row = {method: configs[f"{problem}, {method}"] for method in METHODS}
-        _errors(axes[0], row, f"{problem.capitalize()}, {steps} steps")
+        _errors(axes[0], row, problem.capitalize())
         _differences(figure, axes[1:], {m: row[m] for m in COMPARED}, problem)
     rows[0, 0].legend(loc="lower left")
     pictures.save(figure, path)

@@ -193,8 +193,9 @@ def test_plot_draws_field_curves_and_layer_scales(finished, tmp_path):
 def test_demo_prints_a_table_and_draws_a_figure(tmp_path, capsys, monkeypatch):
     compared = {name: demo.METHODS[name] for name in demo.COMPARED}
     monkeypatch.setattr(demo, "METHODS", compared)
-    monkeypatch.setattr(demo, "CASES", {"burgers": demo.CASES["burgers"]})
-    arguments = ["demo", "--out", tmp_path, "--depth", 1, "--steps", 2, "--seeds", 2]
+    small = {**demo.CASES["burgers"], "depth": 1}
+    monkeypatch.setattr(demo, "CASES", {"burgers": small})
+    arguments = ["demo", "--out", tmp_path, "--steps", 2, "--seeds", 2]
     assert main(*arguments) == 0
     printed = capsys.readouterr().out
     for text in ("burgers, weight 1", "burgers, balanced", "Figure:", "steps/s"):
@@ -212,7 +213,7 @@ def test_demo_ends_with_the_first_method_that_fails(tmp_path, capsys, monkeypatc
     interrupted = []
 
     def train(config, console, bars):
-        if config.out.name == "helmholtz, weight 1":
+        if config.out.name == "poisson, weight 1":
             raise RunError("no space left.")
         with progress.Steps(console, "", 10**6, 0, bars) as steps:
             for step in range(10**6):
@@ -225,7 +226,7 @@ def test_demo_ends_with_the_first_method_that_fails(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(demo, "train", train)
     assert main("demo", "--out", tmp_path) == 2
     assert capsys.readouterr().err == "error: no space left.\n"
-    others = set(demo.Demo(tmp_path).runs()) - {"helmholtz, weight 1"}
+    others = set(demo.Demo(tmp_path).runs()) - {"poisson, weight 1"}
     assert sorted(interrupted) == sorted(others)
 
 
