@@ -134,7 +134,7 @@ def test_the_table_of_loss_terms_is_the_record():
     files = [ROOT / f"benchmarks/results/loss_terms_{d}.json" for d in ("cpu", "gpu")]
     runs = [r for file in files for r in json.loads(file.read_text())["runs"]]
     page = (ROOT / "docs/loss_terms.md").read_text().replace("**", "")
-    table = page.split("| weight 1 |")[1].split("\n\n")[0]
+    table = page.split("| | weight 1 |")[1].split("\n\n")[0]
     parts = dict(
         zip(("muon", "adam"), re.split(r"\| (?:Muon|Adam) \|", table)[1:], strict=True)
     )
