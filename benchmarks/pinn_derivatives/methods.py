@@ -47,7 +47,7 @@ def layers(params: Any) -> list[tuple[jax.Array, jax.Array]]:
 
 
 def scanned(
-    params: Any, points: jax.Array, sweep: operators.Sweep = operators.NOTHING
+    params: Any, points: jax.Array, sweep: operators.Sweep | None = None
 ) -> Any:
     """The network as it is: "u" and the derivatives of the sweep."""
     (first, _), *hidden, _ = layers(params)

@@ -41,7 +41,7 @@ class Layer(nn.Module):
 
 
 class DeepNetwork(nn.Module):
-    """u(x) with `depth` hidden layers of `width` units.
+    """Fields u(x), ... with `depth` hidden layers of `width` units in common.
 
     Coordinates are standardised as if uniform over the box from `lower` to `upper`.
     """
@@ -52,20 +52,29 @@ class DeepNetwork(nn.Module):
     upper: tuple[float, ...]
     activation: operators.Activation = jnp.tanh
     kernel_init: Initializer = nn.initializers.glorot_normal()
+    fields: tuple[str, ...] = ("u",)
 
     @nn.compact
     def __call__(
-        self, points: jax.Array, sweep: operators.Sweep = operators.NOTHING
+        self, points: jax.Array, sweep: operators.Sweep | None = None
     ) -> dict[str, jax.Array]:
-        """The value "u" and the derivatives of a sweep, by name.
+        """The fields and the derivatives of a sweep, by name.
 
         Args:
           points: shape (n, dimension).
-          sweep: the operators to apply; none by default.
+          sweep: the derivatives to take, of this network's fields; None for no
+            derivatives.
 
         Returns:
           Arrays of shape (n,).
         """
+        if sweep is None:
+            sweep = operators.Sweep.of({}, self.fields)
+        if sweep.fields != self.fields:
+            raise ValueError(
+                f"the sweep is of the fields {', '.join(sweep.fields)}, and the "
+                f"network has {', '.join(self.fields)}"
+            )
 
         def layer(width, activation, name):
             return Layer(width, activation, self.kernel_init, sweep, name=name)
@@ -83,8 +92,8 @@ class DeepNetwork(nn.Module):
                 split_rngs={"params": True},
                 length=self.depth - 1,
             )(layer(self.width, self.activation, "hidden"), jet, None)
-        jet = layer(1, self.activation, "last")(jet)
-        return {name: x[..., 0] for name, x in sweep.read(jet).items()}
+        jet = layer(len(self.fields), self.activation, "last")(jet)
+        return sweep.read(jet)
 
 
 def stack_axis(path: tuple[Any, ...], leaf: Any) -> int | None:

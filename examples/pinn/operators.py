@@ -6,7 +6,9 @@ A differential operator of up to second order is
 
 which covers u_x, u_t, u_xx, u_xt and the Laplacian. Beside the value u of a point, the
 sweep carries its first derivatives along the coordinates, and one stream S for each
-second-order sum. A linear layer maps all streams in the same way. An activation φ maps
+second-order sum. Several fields u, v, ... are columns of the last layer's streams, so
+they share all that comes before. A linear layer maps all streams in the same way. An
+activation φ maps
 
     u     ->  φ(u)
     ∂_i u ->  φ'(u) ∂_i u
@@ -19,7 +21,7 @@ streams, and nested forward mode 4 d.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Activation = Callable[[jax.Array], jax.Array]
+SecondOrderSum = tuple[tuple[int, int, float], ...]
+"""Σ_ij b_ij ∂_i ∂_j: those (i, j, b_ij) that are not zero."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +40,17 @@ class Operator:
     first: np.ndarray
     second: np.ndarray
 
+    @property
+    def dimension(self) -> int:
+        """The number of coordinates."""
+        return len(self.first)
+
+    def __call__(self, field: str) -> "Derivative":
+        """This operator of a field: d(1, 0)("u") is u_x."""
+        return Derivative(self, field)
+
     def __add__(self, other: "Operator") -> "Operator":
+        self._check_dimension(other)
         return Operator(self.first + other.first, self.second + other.second)
 
     def __sub__(self, other: "Operator") -> "Operator":
@@ -45,10 +59,38 @@ class Operator:
     def __rmul__(self, factor: float) -> "Operator":
         return Operator(factor * self.first, factor * self.second)
 
-    def second_terms(self) -> Iterator[tuple[int, int, float]]:
-        """Those (i, j, b_ij) that are not zero."""
-        for i, j in np.argwhere(self.second):
-            yield int(i), int(j), float(self.second[i, j])
+    def __matmul__(self, other: "Operator") -> "Operator":
+        """One after the other: d(1, 0) @ d(0, 1) is the mixed derivative ∂_x ∂_t."""
+        self._check_dimension(other)
+        order = sum(2 if operator.second.any() else 1 for operator in (self, other))
+        if order > 2:
+            raise ValueError(
+                f"a product of these operators has order {order}, and at most 2 is "
+                "supported: make a derivative a field of its own, with an equation "
+                "that defines it"
+            )
+        product = np.outer(self.first, other.first)
+        return Operator(np.zeros(self.dimension), (product + product.T) / 2)
+
+    def _check_dimension(self, other: "Operator") -> None:
+        if self.dimension != other.dimension:
+            raise ValueError(
+                "operators must have the same dimension to be added or multiplied, "
+                f"got {self.dimension} and {other.dimension}"
+            )
+
+    def second_terms(self) -> SecondOrderSum:
+        """The second-order sum; equal sums of different operators are equal."""
+        indices = np.argwhere(self.second).tolist()
+        return tuple((i, j, float(self.second[i, j])) for i, j in indices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Derivative:
+    """An operator of one of several fields."""
+
+    operator: Operator
+    field: str
 
 
 def d(*direction: float) -> Operator:
@@ -84,38 +126,79 @@ class Jet(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What to carry through the layers for a set of operators."""
+    """What to carry through the layers for the derivatives of some fields."""
 
-    operators: tuple[tuple[str, Operator], ...]
+    fields: tuple[str, ...]
+    derivatives: tuple[tuple[str, Derivative], ...]
 
     @classmethod
-    def of(cls, operators: Mapping[str, Operator]) -> "Sweep":
-        return cls(tuple(operators.items()))
+    def of(
+        cls,
+        operators: Mapping[str, Operator | Derivative],
+        fields: tuple[str, ...] = ("u",),
+    ) -> "Sweep":
+        """A sweep for derivatives by name; an Operator is of the only field."""
+        derivatives = {
+            name: _derivative(name, operator, fields)
+            for name, operator in operators.items()
+        }
+        return cls(fields, tuple(derivatives.items()))
+
+    def only(self, names: Collection[str]) -> "Sweep":
+        """The same fields, and those derivatives whose names are among the given."""
+        kept = tuple(item for item in self.derivatives if item[0] in names)
+        return Sweep(self.fields, kept)
 
     @property
-    def sums(self) -> list[Operator]:
-        """The operators of second order."""
-        return [operator for _, operator in self.operators if operator.second.any()]
+    def sums(self) -> tuple[SecondOrderSum, ...]:
+        """The second-order sums, each of them once, whichever fields they are of."""
+        sums = (item.operator.second_terms() for _, item in self.derivatives)
+        return tuple(dict.fromkeys(filter(None, sums)))
 
     def start(self, points: jax.Array) -> Jet:
         """The jet of the coordinates, at points of shape (n, dimension)."""
-        axes = jnp.eye(points.shape[-1], dtype=points.dtype) if self.operators else ()
+        axes = jnp.eye(points.shape[-1], dtype=points.dtype) if self.derivatives else ()
         first = tuple(jnp.broadcast_to(axis, points.shape) for axis in axes)
         return Jet(points, first, tuple(jnp.zeros_like(points) for _ in self.sums))
 
     def read(self, jet: Jet) -> dict[str, jax.Array]:
-        """The value as "u", and the derivatives by the names of their operators."""
-        result = {"u": jet.value}
+        """The fields and the derivatives by their names, each of shape (n,).
+
+        Args:
+          jet: the last layer's, with one column for each field.
+        """
+        result = {field: jet.value[..., k] for k, field in enumerate(self.fields)}
         second = dict(zip(self.sums, jet.second, strict=True))
-        for name, operator in self.operators:
+        zero = jnp.zeros_like(jet.value)
+        for name, derivative in self.derivatives:
+            operator, column = derivative.operator, self.fields.index(derivative.field)
             coefficients = zip(operator.first, jet.first, strict=True)
             terms = [float(a) * stream for a, stream in coefficients if a]
-            result[name] = jnp.asarray(sum(terms, second.get(operator, 0.0)))
+            stream = sum(terms, second.get(operator.second_terms(), zero))
+            result[name] = stream[..., column]
         return result
 
 
-NOTHING = Sweep(())
-"""No derivatives: only values pass through the layers."""
+def _derivative(
+    name: str, operator: Operator | Derivative, fields: tuple[str, ...]
+) -> Derivative:
+    """A derivative of one of the fields; raises ValueError if it is of none."""
+    known = ", ".join(fields)
+    if name in fields:
+        raise ValueError(f"{name} cannot name a derivative: it is one of the fields")
+    if isinstance(operator, Operator):
+        if len(fields) > 1:
+            raise ValueError(
+                f"the operator {name} must be called with one of the fields {known}, "
+                f'as in d(1, 0)("{fields[0]}")'
+            )
+        return operator(fields[0])
+    if operator.field not in fields:
+        raise ValueError(
+            f"{name} is a derivative of {operator.field}, which is not one of the "
+            f"fields {known}"
+        )
+    return operator
 
 
 def linear(jet: Jet, kernel: jax.Array, bias: jax.Array | float = 0.0) -> Jet:
@@ -124,7 +207,7 @@ def linear(jet: Jet, kernel: jax.Array, bias: jax.Array | float = 0.0) -> Jet:
     return Jet(value + bias, first, second)
 
 
-def activate(phi: Activation, jet: Jet, sums: list[Operator]) -> Jet:
+def activate(phi: Activation, jet: Jet, sums: Sequence[SecondOrderSum]) -> Jet:
     """An elementwise activation of a jet."""
     if not jet.first:
         return Jet(phi(jet.value), (), ())
@@ -135,8 +218,8 @@ def activate(phi: Activation, jet: Jet, sums: list[Operator]) -> Jet:
 
     (value, slope), (_, curvature) = jax.jvp(with_slope, (jet.value,), (one,))
 
-    def second(stream, operator):
-        terms = [b * jet.first[i] * jet.first[j] for i, j, b in operator.second_terms()]
+    def second(stream, second_order_sum):
+        terms = [b * jet.first[i] * jet.first[j] for i, j, b in second_order_sum]
         return slope * stream + curvature * sum(terms)
 
     return Jet(
@@ -167,32 +250,42 @@ def in_blocks(
 def nested_derivatives(
     u: Callable[[jax.Array], jax.Array],
     points: jax.Array,
-    operators: Mapping[str, Operator],
+    operators: Mapping[str, Operator | Derivative],
+    fields: tuple[str, ...] = ("u",),
 ) -> dict[str, jax.Array]:
     """The same for any function of one point, by nested forward mode.
 
     It is slower; it serves networks that are not written as jets, and the tests.
 
     Args:
-      u: maps a point of shape (dimension,) to an array.
+      u: maps a point of shape (dimension,) to a scalar, or to an array of shape
+        (len(fields),).
       points: shape (n, dimension).
       operators: what to compute, by name.
+      fields: the names of what u returns.
 
     Returns:
-      "u" and the value of each operator: arrays with a leading axis of n.
+      The fields and the derivatives by their names: arrays of shape (n,).
     """
     axes = jnp.eye(points.shape[-1], dtype=points.dtype)
 
     def along(f, i):
         return lambda x: jax.jvp(f, (x,), (axes[i],))[1]
 
+    def values(x):
+        return jnp.atleast_1d(u(x))
+
     def apply(operator, x):
         first = enumerate(operator.first)
-        terms = [float(a) * along(u, i)(x) for i, a in first if a]
+        terms = [float(a) * along(values, i)(x) for i, a in first if a]
         second = operator.second_terms()
-        return sum(terms + [b * along(along(u, i), j)(x) for i, j, b in second])
+        terms += [b * along(along(values, i), j)(x) for i, j, b in second]
+        return sum(terms, jnp.zeros(len(fields), x.dtype))
 
-    result = {"u": jax.vmap(u)(points)}
-    for name, operator in operators.items():
-        result[name] = jax.vmap(functools.partial(apply, operator))(points)
+    columns = jnp.moveaxis(jax.vmap(values)(points), -1, 0)
+    result = dict(zip(fields, columns, strict=True))
+    for name, derivative in Sweep.of(operators, fields).derivatives:
+        column = fields.index(derivative.field)
+        at = functools.partial(apply, derivative.operator)
+        result[name] = jax.vmap(at)(points)[:, column]
     return result

@@ -18,13 +18,25 @@ OPERATORS = {
     "u_t": d(0, 1),
     "u_xx": dd(1, 0),
     "laplacian": laplacian(2),
-    "u_xt": 0.25 * (dd(1, 1) - dd(1, -1)),
+    "u_xt": d(1, 0) @ d(0, 1),
+    "product": (d(1, 0) + 2.0 * d(0, 1)) @ d(1, -1),
     "mixed": d(1, 0) + 2.0 * dd(0, 1) - 3.0 * d(0.5, 0.5),
+}
+FIELDS = ("u", "v")
+OF_TWO_FIELDS = {
+    "u_x": d(1, 0)("u"),
+    "u_xt": (d(1, 0) @ d(0, 1))("u"),
+    "u_laplacian": laplacian(2)("u"),
+    "v_t": d(0, 1)("v"),
+    "v_xt": (0.25 * (dd(1, 1) - dd(1, -1)))("v"),
+    "v_laplacian": laplacian(2)("v"),
+    "v_mixed": (d(1, 0) - 2.0 * dd(0, 1))("v"),
 }
 
 
-def network(depth=3, activation=jnp.tanh):
-    return DeepNetwork(depth, 8, (-1.0, 0.0), (1.0, 1.0), activation)
+def network(depth=3, activation=jnp.tanh, fields=("u",)):
+    lower, upper = (-1.0, 0.0), (1.0, 1.0)
+    return DeepNetwork(depth, 8, lower, upper, activation, fields=fields)
 
 
 def params_and_points(network):
@@ -34,29 +46,39 @@ def params_and_points(network):
     return jax.tree.map(lambda x: x + 0.1, params), points
 
 
-def in_float64(network, params, points):
-    """The operators by nested forward mode in double precision."""
+def in_float64(network, params, points, wanted):
+    """The derivatives by nested forward mode in double precision."""
 
     @jax.jit
     def derivatives(params, points):
-        def u(point):
-            return network.apply(params, point[None])["u"][0]
+        def values(point):
+            result = network.apply(params, point[None])
+            return jnp.concatenate([result[field] for field in network.fields])
 
-        return operators.nested_derivatives(u, points, OPERATORS)
+        return operators.nested_derivatives(values, points, wanted, network.fields)
 
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, points))
         return jax.tree.map(np.asarray, derivatives(*wide))
 
 
-@pytest.mark.parametrize(("depth", "activation"), [(1, jax.nn.gelu), (4, jnp.tanh)])
-def test_sweep_is_nested_forward_mode(depth, activation):
-    net = network(depth, activation)
+@pytest.mark.parametrize(
+    ("net", "wanted"),
+    [
+        (network(1, jax.nn.gelu), OPERATORS),
+        (network(4), OPERATORS),
+        (network(2, fields=FIELDS), OF_TWO_FIELDS),
+    ],
+    ids=["1 layer", "4 layers", "2 fields"],
+)
+def test_sweep_is_nested_forward_mode(net, wanted):
     params, points = params_and_points(net)
-    swept = jax.jit(lambda p, x: net.apply(p, x, Sweep.of(OPERATORS)))(params, points)
-    expected = in_float64(net, params, points)
-    assert set(swept) == set(expected)
+    sweep = Sweep.of(wanted, net.fields)
+    swept = jax.jit(lambda p, x: net.apply(p, x, sweep))(params, points)
+    expected = in_float64(net, params, points, wanted)
+    assert set(swept) == set(expected) == {*net.fields, *wanted}
     for name, value in swept.items():
+        assert value.shape == (20,)
         scale = np.abs(expected[name]).max()
         np.testing.assert_allclose(
             value, expected[name], rtol=1e-5, atol=1e-5 * scale, err_msg=name
@@ -80,6 +102,7 @@ def test_operators_are_the_derivatives_that_they_name():
         "u_xx": 2 * t,
         "laplacian": 2 * t + 6,
         "u_xt": 2 * x,
+        "product": 2 * t + 2 * x - 12,
         "mixed": 2 * x * t + 12 - 1.5 * (2 * x * t + x**2 + 6 * t),
     }
     for name, value in expected.items():
@@ -93,9 +116,70 @@ def test_a_laplacian_carries_one_second_order_stream():
     assert [stream.shape for stream in jet.second] == [(5, 3)]
 
 
+def test_equal_sums_are_carried_once():
+    """Whichever field they are of, and however they are written."""
+    xt, laplace = ((0, 1, 0.5), (1, 0, 0.5)), ((0, 0, 1.0), (1, 1, 1.0))
+    sweep = Sweep.of(OF_TWO_FIELDS, FIELDS)
+    assert sweep.sums == (xt, laplace, ((1, 1, -2.0),))
+    assert len(sweep.start(jnp.zeros((5, 2))).second) == 3
+
+
+def test_only_leaves_out_what_is_not_named():
+    sweep = Sweep.of(OF_TWO_FIELDS, FIELDS)
+    some = sweep.only({"v", "v_t", "u_xt"})
+    assert [name for name, _ in some.derivatives] == ["u_xt", "v_t"]
+    assert some.fields == FIELDS
+    assert len(some.sums) == 1
+    first_order = sweep.only({"u_x"}).start(jnp.zeros((5, 2)))
+    assert (len(first_order.first), len(first_order.second)) == (2, 0)
+
+
 def test_values_alone_carry_no_derivatives():
-    jet = operators.NOTHING.start(jnp.zeros((5, 3)))
+    values = Sweep.of(OF_TWO_FIELDS, FIELDS).only(FIELDS)
+    assert values == Sweep.of({}, FIELDS)
+    jet = values.start(jnp.zeros((5, 3)))
     assert jet.first == jet.second == ()
+
+
+def test_a_network_returns_its_fields_by_default():
+    net = network(fields=FIELDS)
+    result, _ = jax.eval_shape(
+        net.init_with_output, jax.random.key(0), jnp.zeros((5, 2))
+    )
+    assert {name: value.shape for name, value in result.items()} == {
+        "u": (5,),
+        "v": (5,),
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: d(1.0) + d(1, 0), "same dimension .* got 1 and 2"),
+        (lambda: d(1, 0) - laplacian(3), "same dimension .* got 2 and 3"),
+        (lambda: d(1, 0) @ d(1.0), "same dimension .* got 2 and 1"),
+        (lambda: d(1, 0) @ dd(0, 1), "order 3, and at most 2 .* a field of its own"),
+        (lambda: laplacian(2) @ laplacian(2), "order 4, and at most 2"),
+        (
+            lambda: Sweep.of({"u_x": d(1, 0)}, FIELDS),
+            "the operator u_x must be called with one of the fields u, v",
+        ),
+        (
+            lambda: Sweep.of({"w_x": d(1, 0)("w")}, FIELDS),
+            "w_x is a derivative of w, which is not one of the fields u, v",
+        ),
+        (lambda: Sweep.of({"u": d(1, 0)}), "u cannot name a derivative"),
+        (
+            lambda: network().init(
+                jax.random.key(0), jnp.zeros((1, 2)), Sweep.of({}, FIELDS)
+            ),
+            "the sweep is of the fields u, v, and the network has u",
+        ),
+    ],
+)
+def test_errors_say_what_is_wrong(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()
 
 
 @pytest.mark.parametrize("size", [8, 10])
