@@ -1,0 +1,102 @@
+"""Reference for -Δu = 1 on an L-shape, one side of it Neumann: writes l_shape.npz.
+
+python -m examples.pinn.problems.reference.l_shape --out FILE.npz
+
+The L-shape is [-1, 1]² without its lower right quarter: its reentrant corner is the
+origin. ∂u/∂x = 0 on the left side, x = -1, and u = 0 on the rest of the boundary.
+
+Second-order differences. At the reentrant corner u behaves like r^(2/3), so the error
+at a fixed node is a series in powers of the spacing whose first orders are known to be
+4/3 and 2. Richardson extrapolation removes both. The other corners add no lower order:
+at the ends of the Neumann side, the even reflection of u is smooth.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import splu
+
+from examples.common import command_line
+from examples.common.options import require
+
+ORDERS = (4 / 3, 2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Solve -Δu = 1 on the L-shape, and write u at the nodes of a coarse grid."""
+
+    out: Path
+    """The .npz file: points of shape (n, 2) and u of shape (n,), in float32."""
+    cells: int = 32
+    """Cells per unit length of the grid in the file."""
+    finest: int = 512
+    """Cells per unit length of the finest of four grids: a multiple of 8 cells."""
+
+    def check(self) -> None:
+        require(self, "cells", self.cells > 0, "positive")
+        multiple = self.finest > 0 and self.finest % (8 * self.cells) == 0
+        require(self, "finest", multiple, "a multiple of 8 times --cells")
+
+
+def nodes(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of the nodes of [-1, 1]², n cells per unit length."""
+    axis = np.arange(-n, n + 1) / n
+    x, y = np.meshgrid(axis, axis, indexing="ij")
+    return x, y
+
+
+def equations(n: int) -> tuple[sparse.csc_array, np.ndarray]:
+    """The matrix of -Δ at the nodes where u is unknown, and the mask of these."""
+    x, y = nodes(n)
+    unknown = (x < 1) & (abs(y) < 1) & ((x < 0) | (y > 0))
+    size = 2 * n + 1
+    in_y = sparse.diags_array((-1.0, 2.0, -1.0), offsets=(-1, 0, 1), shape=(size, size))
+    in_x = in_y.tolil()
+    in_x[0, 1] = -2.0  # the ghost node's value is that of its mirror image in x = -1
+    one = sparse.eye_array(size)
+    square = n**2 * (sparse.kron(in_x, one) + sparse.kron(one, in_y)).tocsr()
+    # Columns left out are nodes where u = 0.
+    kept = np.flatnonzero(unknown)
+    return square[kept][:, kept].tocsc(), unknown
+
+
+def solution(n: int) -> np.ndarray:
+    """The values of u at the nodes of [-1, 1]², zero outside the L-shape."""
+    matrix, unknown = equations(n)
+    # Pivots on the diagonal are stable for this M-matrix, and keep its factors sparse.
+    factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0)
+    u = np.zeros(unknown.shape)
+    u[unknown] = factors.solve(np.ones(matrix.shape[0]))
+    return u
+
+
+def extrapolated(grids: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """Values of u from each three successive grids, coarse to fine, at common nodes."""
+    for order in ORDERS:
+        grids = [b + (b - a) / (2**order - 1) for a, b in pairwise(grids)]
+    return grids
+
+
+def main(options: Options) -> None:
+    options.check()
+    sizes = [options.finest // k for k in (8, 4, 2, 1)]
+    strides = [slice(None, None, n // options.cells) for n in sizes]
+    grids = [solution(n)[k, k] for n, k in zip(sizes, strides, strict=True)]
+    before, u = extrapolated(grids)
+    error = np.linalg.norm(u - before) / np.linalg.norm(u)
+    print(f"estimated relative L2 error: {error:.1e}")
+    x, y = nodes(options.cells)
+    inside = (x <= 0) | (y >= 0)
+    points = np.stack([x[inside], y[inside]], axis=-1)
+    np.savez_compressed(options.out, points=np.float32(points), u=np.float32(u[inside]))
+
+
+if __name__ == "__main__":
+    program = "python -m examples.pinn.problems.reference.l_shape"
+    sys.exit(command_line.run(Options, main, program=program, description=__doc__))
