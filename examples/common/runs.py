@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +38,8 @@ class Run:
 
     def __init__(self, path: Path):
         self.path = path
+        self.damaged: list[int] = []
+        """The steps of checkpoints that could not be read."""
 
     @property
     def name(self) -> str:
@@ -71,12 +74,18 @@ class Run:
         """
         if not (self.path / "checkpoints").is_dir():
             return None
+        self.damaged = []
         with self._checkpoints() as manager:
-            step = manager.latest_step()
-            if step is None:
-                return None
-            state = ocp.args.StandardRestore(template(step))
-            return step, manager.restore(step, args=state)
+            for step in sorted(manager.all_steps(), reverse=True):
+                args = ocp.args.StandardRestore(template(step))
+                try:
+                    return step, manager.restore(step, args=args)
+                except Exception as error:  # Orbax has no exception of its own
+                    self.damaged.append(step)
+                    reason = error
+        if self.damaged:
+            raise RunError(f"no checkpoint of {self.path} can be read: {reason}")
+        return None
 
     def _checkpoints(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
@@ -100,10 +109,26 @@ class Recording(Run):
     def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool):
         super().__init__(path)
         self._settings = dict(settings)
+        # Held by the process, so that it is free again however the process ends.
+        self._lock_of_folder = filelock.FileLock(path / ".lock")
         on_first_process(lambda: self._begin(resume))
 
     def _begin(self, resume: bool) -> None:
         check_writable(self.path, "--out")
+        try:
+            self._lock_of_folder.acquire(blocking=False)
+        except filelock.Timeout:
+            raise RunError(
+                f"--out {self.path} is in use by another process: wait for it to end, "
+                "or choose another folder."
+            ) from None
+        try:
+            self._open(resume)
+        except RunError:
+            self._lock_of_folder.release()
+            raise
+
+    def _open(self, resume: bool) -> None:
         settings = self.path / "settings.json"
         if not settings.exists() and not (self.path / "checkpoints").exists():
             write_json(settings, self._settings)
@@ -124,10 +149,13 @@ class Recording(Run):
             self._manager.close()  # waits for the checkpoint that is being written
             if Recording._writing is self._manager:
                 Recording._writing = None
+        self._lock_of_folder.release()
 
     def resume(self, template: Callable[[int], Any]) -> tuple[int, Any] | None:
         """The newest checkpoint; drops the lines of the history after it."""
         found = self.restore(template)
+        for step in self.damaged:
+            self._manager.delete(step)
         last = -1 if found is None else found[0]
         kept = [_dumps(entry) for entry in self.history() if entry["step"] <= last]
         lines = "".join(line + "\n" for line in kept)

@@ -95,6 +95,48 @@ def test_checkpoint_that_was_being_written_is_not_taken(tmp_path, lost):
     assert run.restore(template)[0] == 3
 
 
+def damage(checkpoint):
+    """Leaves its files as they are named, and no content."""
+    for path in checkpoint.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+
+
+def test_damaged_checkpoint_is_replaced_by_the_one_before(tmp_path):
+    recorded(tmp_path)
+    damage(tmp_path / "checkpoints" / "2")
+    with Recording(tmp_path, SETTINGS, resume=True) as run:
+        step, restored = run.resume(template)
+        assert run.damaged == [2]
+        assert step == 1
+        assert (restored["w"] == 1).all()
+        assert [entry["step"] for entry in run.history()] == [1]
+        run.save(2, state(2.0))
+    assert run.restore(template)[0] == 2
+
+
+def test_no_checkpoint_can_be_read(tmp_path):
+    run = recorded(tmp_path)
+    for step in (1, 2):
+        damage(tmp_path / "checkpoints" / str(step))
+    with pytest.raises(RunError, match=r"no checkpoint of .* can be read"):
+        run.restore(template)
+
+
+def test_two_processes_in_one_folder(tmp_path):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from examples.common.runs import Recording\n"
+        "Recording(Path(sys.argv[1]), {}, resume=True)"
+    )
+    with Recording(tmp_path, {}, resume=False):
+        child = [sys.executable, "-c", code, str(tmp_path)]
+        result = subprocess.run(child, cwd=ROOT, capture_output=True, text=True)
+        assert f"{tmp_path} is in use by another process" in result.stderr
+    with Recording(tmp_path, {}, resume=True):
+        pass  # it is free again
+
+
 KILLED = """
 import os, signal, sys
 import numpy as np
