@@ -1,6 +1,7 @@
 """One figure of several runs: scores over learning rates, or over depth or model."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,15 @@ from examples.common.records import Record
 from examples.common.runs import RunError
 
 MARKERS = "osD^vP*X<>"
+LINES = ("-", "--", ":", "-.")
+METHODS = (
+    *("adam", "muon", "clip + adam", "sgd", "stablegrad + muon", "clip + sgd"),
+    *("stablegrad + adam", "stablegrad-prediction + adam", "agc + adam", "agc + sgd"),
+    *("BatchNorm + adam", "BatchNorm + sgd", "lion", "stablegrad + lion"),
+    *("stablegrad + sgd", "stablegrad-prediction + sgd", "muon + stablegrad"),
+    *("stablegrad-prediction + muon", "normalize + adam", "normalize + sgd"),
+)
+"""Those that have a colour of their own, the same in every figure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +49,21 @@ class Series:
 def draw(records: Sequence[Record], path: Path, measure: Measure, axis: Axis) -> None:
     """Over the axis, or over learning rates if all runs have one value there."""
     if len({record["settings"][axis.setting] for record in records}) == 1:
-        figure = _figure(over_rates(records, measure), "learning rate", measure)
+        figure = _figure(over_rates(records, measure, axis), "learning rate", measure)
     else:
         figure = _figure(over_axis(records, measure, axis), axis.label, measure)
     pictures.save(figure, path)
 
 
-def over_rates(records: Sequence[Record], measure: Measure) -> list[Series]:
-    """A line for each run, with the run's name."""
-    return [Series(record["name"], _by_rate(record, measure)) for record in records]
+def over_rates(records: Sequence[Record], measure: Measure, axis: Axis) -> list[Series]:
+    """A line for each run, by its method; by its name if the method says too little."""
+    labels = method_labels(records, axis)
+    if len(set(labels)) < len(labels):
+        labels = [record["name"] for record in records]
+    return [
+        Series(label, _by_rate(record, measure))
+        for label, record in zip(labels, records, strict=True)
+    ]
 
 
 def over_axis(records: Sequence[Record], measure: Measure, axis: Axis) -> list[Series]:
@@ -109,6 +125,24 @@ def _label(settings: dict[str, Any], varying: Sequence[str]) -> str:
     return ", ".join([method, *others])
 
 
+def _styles(series: Sequence[Series]) -> list[dict[str, Any]]:
+    """The colours of methods, and for other names those that are left.
+
+    Variants of a method have its colour, and a line style of their own.
+    """
+    methods = [line.label.partition(",")[0] for line in series]
+    left = itertools.cycle(i for i, name in enumerate(METHODS) if name not in methods)
+    colors = plt.get_cmap("tab20")
+    return [
+        {
+            "color": colors(METHODS.index(name) if name in METHODS else next(left)),
+            "marker": MARKERS[row % len(MARKERS)],
+            "linestyle": LINES[methods[:row].count(name) % len(LINES)],
+        }
+        for row, name in enumerate(methods)
+    ]
+
+
 def _figure(series: Sequence[Series], xlabel: str, measure: Measure):
     """Median and quartiles of the seeds above, how many of them trained below."""
     xs = list(dict.fromkeys(x for line in series for x in line.scores))
@@ -123,9 +157,8 @@ def _figure(series: Sequence[Series], xlabel: str, measure: Measure):
         height_ratios=[3.5, 0.25 * rows],
         layout="constrained",
     )
-    colors = plt.get_cmap("tab10" if rows <= 10 else "tab20")
-    for row, line in enumerate(series):
-        style = {"color": colors(row % colors.N), "marker": MARKERS[row % len(MARKERS)]}
+    styles = _styles(series)
+    for row, (line, style) in enumerate(zip(series, styles, strict=True)):
         places = [place for place, x in enumerate(xs) if x in line.scores]
         scores = [line.scores[xs[place]] for place in places]
         low, median, high = np.clip(
@@ -141,18 +174,19 @@ def _figure(series: Sequence[Series], xlabel: str, measure: Measure):
             markersize=5,
             **style,
         )
-        below.plot(
-            0.016, row, transform=below.get_yaxis_transform(), clip_on=False, **style
-        )
+        place = below.get_yaxis_transform()
+        below.plot(0.016, row, transform=place, clip_on=False, **style)
         for place, seeds in zip(places, scores, strict=True):
             trained = measure.trained(seeds)
             grey = str(1 - 0.3 * trained / len(seeds))
             below.barh(row, 1, 1, place - 0.5, color=grey, edgecolor="white")
             below.text(place, row, f"{trained}/{len(seeds)}", ha="center", va="center")
 
-    score, name = measure.untrained
-    above.axhline(score, color="black", linewidth=0.8, linestyle=":")
-    above.text(1.01, score, name, va="center", transform=above.get_yaxis_transform())
+    if measure.untrained is not None:
+        score, name = measure.untrained
+        place = above.get_yaxis_transform()
+        above.axhline(score, color="black", linewidth=0.8, linestyle=":")
+        above.text(1.01, score, name, va="center", transform=place)
     above.set_yscale("log" if measure.logarithmic else "linear")
     above.set_ylabel(f"{measure.name}\nmedian and quartiles of seeds")
     above.grid(which="both", axis="y", alpha=0.2)
