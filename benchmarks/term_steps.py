@@ -46,20 +46,19 @@ def gradients(objective: Objective) -> dict[str, Callable[[Any, Any], Any]]:
     """Ways to the gradient from parameters and points."""
 
     def one_loss(params, points):
-        return jax.grad(lambda p: objective.loss(objective.predict(p, points), points))(
-            params
-        )
+        return jax.grad(lambda p: objective.weighted(p, points))(params)
 
     def of_terms(combine):
         def gradient(params, points):
             losses = sg.value_and_grad_of_terms(lambda p: objective.terms(p, points)[0])
-            return combine(losses(params)[1])
+            values, grads = losses(params)
+            return combine(grads, values)
 
         return gradient
 
     return {
         "one loss": one_loss,
-        "balanced terms": of_terms(sg.balance_terms),
+        "balanced terms": of_terms(lambda grads, _: sg.balance_terms(grads)),
         "weighted sum of terms": of_terms(objective.combine),
     }
 

@@ -18,7 +18,7 @@ from examples.common import optimizers
 from examples.common.optimizers import Base
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
-from examples.pinn.objective import Objective, values
+from examples.pinn.objective import Objective, initial_params
 
 CHUNKS = 20
 
@@ -61,8 +61,6 @@ def errors(
     names = sorted(["residual", *(c.name for c in objective.problem.conditions)])
     residual, number = names.index("residual"), len(names)
     combine = METHODS[method]
-    grid = jnp.asarray(objective.problem.grid(), jnp.float32)
-    exact = jnp.asarray(objective.problem.exact(objective.problem.grid()), jnp.float32)
 
     def optimizer(lr):
         schedule = optax.cosine_decay_schedule(lr, case.steps)
@@ -71,8 +69,7 @@ def errors(
         return optimizers.base(base, schedule, stack_axis)
 
     def start(lr, weight, seed):
-        points = jnp.zeros((1, objective.problem.dimension))
-        params = objective.network.init(jax.random.key(seed), points)
+        params = initial_params(objective.config, jax.random.key(seed))
         stacked = jax.tree.map(lambda x: jnp.zeros((number, *x.shape)), params)
         return params, combine.init(stacked), optimizer(lr).init(params)
 
@@ -96,8 +93,7 @@ def errors(
     @jax.jit
     @jax.vmap
     def error(carry):
-        u = values(objective.network, carry[0], grid)
-        return jnp.linalg.norm(u - exact) / jnp.linalg.norm(exact)
+        return objective.errors(carry[0])["u"]
 
     product = itertools.product(rates, weights, range(seeds))
     columns = [jnp.asarray(x) for x in zip(*product, strict=True)]

@@ -14,7 +14,7 @@ from examples.common import comparison, records
 from examples.common.comparison import Axis
 from examples.common.measures import Measure, quartiles
 from examples.common.records import Record
-from examples.common.runs import check_writable
+from examples.common.runs import RunError, check_writable
 
 Paths = tyro.conf.Positional[tuple[Path, ...]]
 
@@ -55,9 +55,8 @@ class Compare:
 class Judge:
     """How the runs of a program are read, judged and compared."""
 
-    score: str
-    """The key in metrics.json of what is judged."""
-    measure: Measure
+    measures: tuple[Measure, ...]
+    """The first that all runs have is what they are judged by."""
     axis: Axis
     speed: str
     """The key in metrics.json of how fast a run was."""
@@ -66,11 +65,25 @@ class Judge:
 
     def read(self, paths: Iterable[Path]) -> list[Record]:
         """The records of folders of runs and of files of collected ones."""
-        return self.together(records.read(paths, self.score))
+        return self.together(records.read(paths, self._keys))
+
+    @property
+    def _keys(self) -> set[str]:
+        return {measure.key for measure in self.measures}
+
+    def measure_of(self, found: list[Record]) -> Measure:
+        """What runs are judged by: the first measure that all of them have."""
+        common = (m for m in self.measures if all(m.key in run for run in found))
+        measure = next(common, None)
+        if measure is None:
+            raise RunError(
+                f"these runs have no score in common: {', '.join(sorted(self._keys))}."
+            )
+        return measure
 
     def show(self, found: list[Record], console: Console) -> None:
         """Prints a table: each record at its best learning rate."""
-        measure = self.measure
+        measure = self.measure_of(found)
         table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
         table.caption = (
             f"{measure.name} at the best learning rate, median and quartiles over seeds"
@@ -95,7 +108,7 @@ class Judge:
         console.print(table, soft_wrap=False)
 
     def collect(self, options: Collect, console: Console) -> None:
-        found = records.read(records.some(options.runs, "collect"), self.score)
+        found = records.read(records.some(options.runs, "collect"), self._keys)
         records.collect(found, options.out)
         console.print(f"{len(found)} runs: {options.out}", soft_wrap=True)
 
@@ -104,5 +117,5 @@ class Judge:
         self.show(found, console)
         check_writable(options.out.absolute().parent, "--out")
         matplotlib.use("agg")
-        comparison.draw(found, options.out, self.measure, self.axis)
+        comparison.draw(found, options.out, self.measure_of(found), self.axis)
         console.print(f"Figure: {options.out}", soft_wrap=True)

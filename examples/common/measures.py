@@ -16,6 +16,8 @@ class Measure:
     """A score, and which scores are good."""
 
     name: str
+    key: str
+    """The key of the scores in metrics.json."""
     scores: Callable[[Record], Scores]
     """Those of a record."""
     lower_is_better: bool
@@ -24,7 +26,7 @@ class Measure:
     limits: tuple[float, float]
     """Scores outside are drawn at these limits: a failed run may have any score."""
     logarithmic: bool
-    untrained: tuple[float, str]
+    untrained: tuple[float, str] | None
     """The score of a network that has learned nothing, and its name."""
     digits: str
     """Format of a score in a table."""
@@ -46,6 +48,8 @@ class Measure:
     @property
     def good(self) -> str:
         """When a seed counts as trained, in a few characters."""
+        if np.isinf(self.threshold):
+            return "finite"
         return f"{'<' if self.lower_is_better else '>'} {self.threshold:g}"
 
 

@@ -4,7 +4,7 @@ A record holds the run's name and what its metrics.json holds.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,23 @@ from examples.common.runs import Run, RunError, check_writable, read_json
 Record = dict[str, Any]
 
 
-def read(paths: Iterable[Path], score: str) -> list[Record]:
+def read(paths: Iterable[Path], scores: Collection[str]) -> list[Record]:
     """The records of finished runs.
 
     Args:
       paths: folders of runs, and JSON files of collected runs.
-      score: the key in metrics.json by which this program judges runs.
+      scores: the keys in metrics.json by which this program judges runs.
     """
     records: list[Record] = []
     for path in paths:
         if path.suffix == ".json":
-            records += _read_collected(path, score)
+            records += _read_collected(path, scores)
         else:
             run = Run(path)
             record = {"name": run.name, **run.metrics}
-            if score not in record:
-                raise RunError(f"{path} is no run of this program: no {score} in it.")
+            if record.keys().isdisjoint(scores):
+                names = " or ".join(sorted(scores))
+                raise RunError(f"{path} is no run of this program: no {names} in it.")
             records.append(record)
     return records
 
@@ -47,10 +48,12 @@ def collect(records: Sequence[Record], path: Path) -> None:
     path.write_text('{"runs": [\n' + lines + "\n]}\n")
 
 
-def _read_collected(path: Path, score: str) -> list[Record]:
+def _read_collected(path: Path, scores: Collection[str]) -> list[Record]:
     content = read_json(path, "a folder of collected runs")
     runs, shared = content.get("runs"), content.get("settings", {})
-    keys = {"name", "settings", score}
-    if not isinstance(runs, list) or not all(keys <= set(run) for run in runs):
-        raise RunError(f"{path} is no file of {score} that `collect` wrote.")
+    if not isinstance(runs, list) or not all(
+        {"name", "settings"} <= run.keys() and run.keys() & scores for run in runs
+    ):
+        names = " or ".join(sorted(scores))
+        raise RunError(f"{path} is no file of {names} that `collect` wrote.")
     return [run | {"settings": shared | run["settings"]} for run in runs]

@@ -22,6 +22,7 @@ def final_accuracies(record: Record) -> list[np.ndarray]:
 
 ACCURACY = Measure(
     "test accuracy",
+    key=SCORE,
     scores=final_accuracies,
     lower_is_better=False,
     threshold=0.9,
@@ -88,4 +89,4 @@ def _together(runs: list[Record], name: str) -> Record:
     }
 
 
-JUDGE = Judge(SCORE, ACCURACY, MODEL, speed="images_per_second", together=by_method)
+JUDGE = Judge((ACCURACY,), MODEL, speed="images_per_second", together=by_method)

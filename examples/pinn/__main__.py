@@ -20,10 +20,10 @@ from examples.common.runs import RunError, check_writable
 from examples.pinn import demo, figures, studies
 from examples.pinn.config import Config
 from examples.pinn.demo import Demo
-from examples.pinn.problems import PROBLEMS
-from examples.pinn.run import load, params_of, set_numerics, train
+from examples.pinn.problems import Problem
+from examples.pinn.run import DivergedError, load, params_of, set_numerics, train
 from examples.pinn.scores import JUDGE
-from examples.pinn.train import field
+from examples.pinn.train import fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Evaluate:
     run: Path
     """Folder of the run."""
     points: Path
-    """NumPy file with an array of shape (n, dimension)."""
+    """NumPy or CSV file with an array of shape (n, dimension)."""
     out: Path
-    """NumPy file for u, an array of shape (n,)."""
+    """NumPy file for the field, an array of shape (n,); .npz, by name, for several."""
     lr_index: int | None = None
     """Which of the run's learning rates; the one with the best median by default."""
     seed: int = 0
@@ -72,23 +72,40 @@ Command = (
 )
 
 
-def evaluate(options: Evaluate) -> None:
+def evaluate(options: Evaluate, console: Console) -> None:
     run, config = load(options.run)
     set_numerics(config)
-    points = read_points(options.points, PROBLEMS[config.problem].dimension)
+    points = read_points(options.points, config.find_problem())
     if options.out.is_dir():
         raise RunError(f"--out must be a file, got the folder {options.out}.")
+    if options.out.exists() and options.out.samefile(options.points):
+        raise RunError(f"--out must be another file than --points, got {options.out}.")
+    outside = np.sum(~np.asarray(config.find_problem().domain.contains(points)))
+    if outside:
+        console.print(f"{outside} of {len(points)} points are outside the domain.")
     check_writable(options.out.absolute().parent, "--out")
     params = params_of(run, config, options.lr_index, options.seed)
+    found = fields(config, params, points)
     with options.out.open("wb") as file:
-        np.save(file, field(config, params, points))
+        if len(found) == 1:
+            (u,) = found.values()
+            np.save(file, u)
+        else:
+            np.savez(file, allow_pickle=False, **found)
 
 
-def read_points(path: Path, dimension: int) -> np.ndarray:
-    """Points from a NumPy file, checked."""
-    wanted = f"--points must be a NumPy file of real numbers, shape (n, {dimension})"
+def read_points(path: Path, problem: Problem) -> np.ndarray:
+    """Points from a NumPy file or a CSV file, checked."""
+    dimension = problem.dimension
+    wanted = (
+        "--points must be a NumPy file, or a CSV file without a header, of real "
+        f"numbers, shape (n, {dimension})"
+    )
     try:
-        points = np.asarray(np.load(path, allow_pickle=False))
+        if path.suffix == ".csv":
+            points = np.loadtxt(path, delimiter=",", ndmin=2)
+        else:
+            points = np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise RunError(f"{wanted}, cannot read {path}: {error}.") from None
     fits = points.ndim == 2 and points.shape[1] == dimension and len(points)
@@ -107,7 +124,10 @@ def study(options: Study, console: Console) -> None:
     runs = selection.checked(runs, options.only)
     for i, (name, config) in enumerate(runs.items()):
         console.rule(f"{name} ({i + 1} of {len(runs)})")
-        train(config, console)
+        try:
+            train(config, console)
+        except DivergedError as error:
+            console.print(f"Stopped: {error}")
     console.rule(options.name)
     JUDGE.show(JUDGE.read(config.out for config in runs.values()), console)
 
@@ -121,7 +141,7 @@ def do(command: Command) -> None:
             JUDGE.show(JUDGE.read([config.out]), console)
             console.print(f"Run: {config.out}")
         case Evaluate() as options:
-            evaluate(options)
+            evaluate(options, console)
         case Plot() as options:
             run, config = load(options.run)
             set_numerics(config)

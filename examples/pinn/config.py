@@ -10,7 +10,7 @@ import tyro
 
 from examples.common.optimizers import ScaleControl
 from examples.common.options import checked_settings, require
-from examples.pinn.problems import PROBLEMS
+from examples.pinn.problems import PROBLEMS, Problem, find
 
 Optimizer = Literal["sgd", "adam", "lion", "muon"]
 Initialization = Literal["glorot", "critical", "variance-preserving"]
@@ -20,14 +20,19 @@ OF_OLDER_RUNS = {"terms": "weighted"}
 """Settings of runs that were made before there was a choice."""
 
 
+_PROBLEM = (
+    f"The problem to solve: {', '.join(PROBLEMS)}; or a file of your own that defines "
+    "PROBLEM, such as my_equation.py."
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Train a deep physics-informed network: all rates and seeds in one program."""
 
     out: Path
     """Folder for settings, curves, checkpoints and results."""
-    problem: str = "poisson"
-    """The equation to solve: poisson, poisson1d, helmholtz, burgers or heat."""
+    problem: Annotated[str, tyro.conf.arg(help=_PROBLEM)] = "poisson"
     depth: int = 16
     """Hidden layers; there are no residual connections."""
     width: int = 32
@@ -36,9 +41,9 @@ class Config:
     """Activation of the hidden layers; any smooth one will do."""
     initialization: Initialization = "glorot"
     """Of the weights; "critical" keeps the scale of derivatives over depth."""
-    optimizer: Optimizer = "adam"
+    optimizer: Optimizer = "muon"
     """The base optimizer."""
-    scale_control: ScaleControl = "stablegrad"
+    scale_control: ScaleControl = "none"
     """What comes before it; -prediction: with the reference of the paper."""
     order: Literal["before", "after"] = "before"
     """Whether that comes before the base optimizer or after it, on its updates."""
@@ -46,7 +51,7 @@ class Config:
     """What shares a gain, for StableGrad."""
     statistic: Literal["std", "rms"] = "std"
     """The scale of a layer, for StableGrad."""
-    lr: tuple[float, ...] = (1e-3,)
+    lr: tuple[float, ...] = (3e-3,)
     """Learning rates, trained side by side."""
     schedule: Schedule = "cosine"
     """To zero by a cosine, times 0.9 every 1,000 steps, or constant."""
@@ -81,8 +86,7 @@ class Config:
 
     def check(self) -> None:
         """Raises RunError, with the name of the option, if a value makes no sense."""
-        known = f"one of {', '.join(PROBLEMS)}"
-        require(self, "problem", self.problem in PROBLEMS, known)
+        self.find_problem()
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, int):
                 least = 0 if name in ("steps", "lbfgs_steps", "resume") else 1
@@ -106,7 +110,13 @@ class Config:
         """What determines the result: every option but `out` and `resume`."""
         values = dataclasses.asdict(self)
         del values["out"], values["resume"]
+        if self.problem not in PROBLEMS:
+            values["problem"] = str(Path(self.problem).absolute())
         return values
+
+    def find_problem(self) -> Problem:
+        """The problem, from the copy of its file in `out` if there is one."""
+        return find(self.problem, self.out)
 
     @classmethod
     def of(cls, out: Path, settings: Mapping[str, Any]) -> "Config":

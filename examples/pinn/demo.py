@@ -138,13 +138,14 @@ def _differences(
 ) -> None:
     """The median seed of each method beside the solution, in one range of colours."""
     problem = PROBLEMS[problem_name]
-    exact = problem.exact(problem.grid())
+    exact = problem.solution(problem.grid())["u"]
     differences, titles = [], []
     for method, config in configs.items():
         run = Run(config.out)
         (errors,) = final_errors(run.metrics)
         seed = int(np.argsort(errors)[config.seeds // 2])
-        differences.append(on_grid(run, config, 0, seed) - exact)
+        difference = on_grid(run, config, 0, seed)["u"] - exact
+        differences.append(difference.reshape(problem.resolution))
         titles.append(f"{method}, seed {seed}: error {errors[seed]:.2g}")
     limit = float(np.nanmax(np.abs(differences)))
     for ax, difference, title in zip(axes, differences, titles, strict=True):

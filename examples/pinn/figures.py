@@ -1,7 +1,7 @@
-"""Figures of a finished run: its field, curves, layer scales and loss terms."""
+"""Figures of a finished run: fields, curves, unknowns, layer scales, loss terms."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 import stablegrad_optax as sg
 from examples.common.runs import Run
 from examples.pinn.config import Config
-from examples.pinn.problems import PROBLEMS, Problem
+from examples.pinn.problems import Problem
 from examples.pinn.run import params_of
-from examples.pinn.scores import ERROR, final_errors
-from examples.pinn.train import field
+from examples.pinn.scores import ERROR, SCORE, final_errors
+from examples.pinn.train import fields
 
 HIGHEST = 10.0
 """Errors above are cut off in the figure of curves: a failed run may have any error."""
@@ -29,10 +29,13 @@ def draw(run: Run, config: Config) -> list[Path]:
     rate = ERROR.best_rate(errors)
     drawn = []
     figures = {
-        "field.png": _field(run, config, errors, rate),
         "curves.png": _curves(run, config, history),
         "layer_scales.png": _scales(run, config, history, rate),
     }
+    if config.find_problem().dimension <= 3:
+        figures["field.png"] = _field(run, config, errors, rate)
+    if history[0].get("unknowns"):
+        figures["unknowns.png"] = _unknowns(config, history, rate)
     # L-BFGS has one loss, and older runs have not recorded its terms.
     of_terms = [entry for entry in history if entry.get("term_scales")]
     if of_terms:
@@ -71,48 +74,67 @@ def scales_at(entry: dict[str, Any], rate: int, seed: int) -> dict[str, np.ndarr
     return {layer: np.array(values, float)[rate, seed] for layer, values in layers}
 
 
-def on_grid(run: Run, config: Config, rate: int, seed: int) -> np.ndarray:
-    """The u of one column on the grid of the problem."""
-    params = params_of(run, config, rate, seed)
-    return field(config, params, PROBLEMS[config.problem].grid())
+def on_grid(run: Run, config: Config, rate: int, seed: int) -> dict[str, np.ndarray]:
+    """The fields of one column on the problem's grid; NaN outside the domain."""
+    problem = config.find_problem()
+    grid = problem.grid()
+    found = fields(config, params_of(run, config, rate, seed), grid)
+    inside = np.asarray(problem.domain.contains(grid))
+    return {name: np.where(inside, u, np.nan) for name, u in found.items()}
 
 
 def image(ax, problem: Problem, u: np.ndarray, limit: float, title: str) -> Any:
-    """A field on the grid of a problem, its colours from -limit to limit."""
-    (left, bottom), (right, top) = problem.lower, problem.upper
-    ax.set(title=title, xlabel=problem.coordinates[0], ylabel=problem.coordinates[1])
+    """A field over the first two coordinates, its colours from -limit to limit.
+
+    Time runs from left to right.
+    """
+    places = [0, 1] if problem.coordinates[1] != "t" else [1, 0]
+    x, y = (
+        (problem.domain.lower[i], problem.domain.upper[i], problem.coordinates[i])
+        for i in places
+    )
+    ax.set(title=title, xlabel=x[2], ylabel=y[2])
     return ax.imshow(
-        u.reshape(problem.resolution).T,
+        u.transpose(places[::-1]),
         origin="lower",
         aspect="auto",
         cmap="RdBu_r",
         vmin=-limit,
         vmax=limit,
-        extent=(left, right, bottom, top),
+        extent=(*x[:2], *y[:2]),
     )
 
 
 def _field(run: Run, config: Config, errors: np.ndarray, rate: int):
-    """Prediction, solution and error of the median seed."""
-    problem = PROBLEMS[config.problem]
+    """The fields of the median seed, and what is wrong with them if that is known."""
+    problem = config.find_problem()
     seed = int(np.argsort(errors[rate])[config.seeds // 2])
-    predicted, exact = on_grid(run, config, rate, seed), problem.exact(problem.grid())
-    difference = predicted - exact
-    bound = float(np.abs(exact).max())
-    # A stopped column may have any value, infinity included.
-    finite = np.isfinite(difference)
-    worst = float(np.max(np.abs(difference), where=finite, initial=1e-12))
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    figure.suptitle(
-        f"{problem.equation}   {config.depth} layers, {config.scale_control} + "
-        f"{config.optimizer}, lr {config.lr[rate]:g}, seed {seed}: relative L2 error "
-        f"{errors[rate, seed]:.2e}"
+    shown = _shown(problem, on_grid(run, config, rate, seed))
+    slices = _slices(problem)
+    rows = [(name, *row) for name, panels in shown.items() for row in panels]
+    if len(slices) == 1:  # what belongs to a field side by side
+        rows_of_axes, columns = len(shown), len(rows) // len(shown)
+    else:
+        rows_of_axes, columns = len(rows), len(slices)
+    figure, axes = plt.subplots(
+        rows_of_axes,
+        columns,
+        squeeze=False,
+        figsize=(4.3 * columns, 0.6 + 3.4 * rows_of_axes),
+        layout="constrained",
     )
-    for ax, u, limit, title in (
-        (axes[0], predicted, bound, "network"),
-        (axes[1], exact, bound, "solution"),
-        (axes[2], difference, worst, "network - solution"),
-    ):
+    what = "relative L2 error" if run.metrics.get(SCORE) else "loss"
+    figure.suptitle(
+        f"{problem.equation}\n{in_words(config)}, learning rate {config.lr[rate]:g}, "
+        f"seed {seed}: {what} {errors[rate, seed]:.2e}"
+    )
+    panels = [
+        (f"{title} {name}" if len(shown) > 1 else title, u[index], limit, label)
+        for name, title, u, limit in rows
+        for index, label in slices
+    ]
+    for ax, (title, u, limit, label) in zip(axes.flat, panels, strict=True):
+        title = f"{title}, {label}" if label else title
         if problem.dimension == 1:
             ax.plot(problem.grid(), u)
             ax.set(title=title, xlabel=problem.coordinates[0])
@@ -121,20 +143,92 @@ def _field(run: Run, config: Config, errors: np.ndarray, rate: int):
     return figure
 
 
+def _shown(
+    problem: Problem, found: Mapping[str, np.ndarray]
+) -> dict[str, list[tuple[str, np.ndarray, float]]]:
+    """For each field its panels: a title, values on the grid, the limit of colours."""
+    known = problem.solution(problem.grid()) if callable(problem.exact) else {}
+    panels = {}
+    for name, u in found.items():
+        exact = known.get(name)
+        limit = _largest(u if exact is None else exact)
+        shown = [("network", u, limit)]
+        if exact is not None:
+            difference = u - exact
+            shown.append(("solution", np.where(np.isnan(u), np.nan, exact), limit))
+            shown.append(("network - solution", difference, _largest(difference)))
+        panels[name] = [(t, x.reshape(problem.resolution), m) for t, x, m in shown]
+    return panels
+
+
+def _slices(problem: Problem) -> list[tuple[Any, str]]:
+    """The parts of a grid that are drawn: all of it, or planes of three dimensions."""
+    if problem.dimension < 3:
+        return [(..., "")]
+    last, number = problem.coordinates[-1], problem.resolution[-1]
+    axis = np.linspace(problem.domain.lower[-1], problem.domain.upper[-1], number)
+    # The beginning and the end of time, and planes inside a body.
+    shares = (0, 0.5, 1) if last == "t" else (0.25, 0.5, 0.75)
+    places = [round(share * (number - 1)) for share in shares]
+    return [((..., i), f"{last} = {axis[i]:.3g}") for i in places]
+
+
+def _largest(u: np.ndarray) -> float:
+    # A stopped column may have any value, infinity included.
+    return float(np.max(np.abs(u), where=np.isfinite(u), initial=1e-12))
+
+
+def in_words(config: Config) -> str:
+    """Network and method, for a title."""
+    order = [config.scale_control, config.optimizer]
+    if config.order == "after":
+        order.reverse()
+    method = " + ".join(part for part in order if part != "none")
+    terms = f"{config.terms} terms"
+    if config.terms == "weighted":
+        terms = f"weight {config.condition_weight:g}"
+    return f"{config.depth} layers of {config.width}, {method}, {terms}"
+
+
 def _curves(run: Run, config: Config, history: History):
     """Error and loss of every seed and rate over time."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    figure.suptitle(run.name)
+    left.set_visible(SCORE in history[0])
+    figure.suptitle(in_words(config))
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(config.lr)))
     for rate, (lr, color) in enumerate(zip(config.lr, colors, strict=True)):
-        curves(left, history, "relative_l2", rate, color, f"lr {lr:g}")
         curves(right, history, "loss", rate, color, f"lr {lr:g}")
+        if SCORE in history[0]:
+            curves(left, history, SCORE, rate, color, f"lr {lr:g}")
     left.set(ylabel="relative L2 error", ylim=(None, min(left.get_ylim()[1], HIGHEST)))
     right.set(ylabel="loss")
-    left.legend(title="median; thin: seeds; dotted: L-BFGS begins")
+    right.legend(title="median; thin: seeds; dotted: L-BFGS begins")
     if config.lbfgs_steps:
         for ax in (left, right):
             ax.axvline(config.steps, color="black", linewidth=0.8, linestyle=":")
+    return figure
+
+
+def _unknowns(config: Config, history: History, rate: int):
+    """The estimates of every seed over time, and what they should come to."""
+    exact = config.find_problem().exact_unknowns
+    names = list(history[0]["unknowns"])
+    figure, axes = plt.subplots(
+        1,
+        len(names),
+        squeeze=False,
+        figsize=(5.5 * len(names), 4),
+        layout="constrained",
+    )
+    figure.suptitle(f"{in_words(config)}, learning rate {config.lr[rate]:g}")
+    steps = [entry["step"] for entry in history]
+    for ax, name in zip(axes.flat, names, strict=True):
+        values = np.array([entry["unknowns"][name][rate] for entry in history], float)
+        ax.plot(steps, values, color="tab:blue", linewidth=0.9)
+        ax.set(title=f"{name}: each seed", xlabel="step")
+        if name in exact:
+            ax.axhline(exact[name], color="black", linestyle=":", label="exact")
+            ax.legend()
     return figure
 
 
@@ -142,7 +236,7 @@ def _scales(run: Run, config: Config, history: History, rate: int):
     """Layer scales of the first seed."""
     figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
     scales(ax, history, rate, seed=0)
-    ax.set_title(f"{run.name}: gradient scales, lr {config.lr[rate]:g}, seed 0")
+    ax.set_title(f"Gradient scales: {in_words(config)}, lr {config.lr[rate]:g}, seed 0")
     return figure
 
 
@@ -155,7 +249,7 @@ def _terms(run: Run, config: Config, history: History, rate: int):
     names = sorted(history[0]["term_scales"])
     steps = [entry["step"] for entry in history]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    figure.suptitle(f"{run.name}: loss terms, lr {config.lr[rate]:g}, seed 0")
+    figure.suptitle(f"Loss terms: {in_words(config)}, lr {config.lr[rate]:g}, seed 0")
     sg.plotting.plot_term_scales(
         [[column(entry["term_scales"][name]) for name in names] for entry in history],
         terms=names,

@@ -11,7 +11,7 @@ import stablegrad_optax as sg
 from examples.common import optimizers
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
-from examples.pinn.objective import Objective
+from examples.pinn.objective import UNKNOWNS, Objective, unknowns_of
 
 
 class Gradient(NamedTuple):
@@ -62,10 +62,12 @@ def first_order(objective: Objective) -> Phase:
         (losses, predictions), terms = sg.value_and_grad_of_terms(
             objective.terms, has_aux=True
         )(params, points)
-        loss, slope = jax.value_and_grad(objective.loss)(predictions, points)
+        loss, slope = jax.value_and_grad(objective.loss)(
+            predictions, points, unknowns_of(params)
+        )
         takes_it = config.scale_control == "stablegrad-prediction"
         extra = {"reference": sg.reference_scale(slope)} if takes_it else {}
-        return Gradient(loss, objective.combine(terms), losses, terms), extra
+        return Gradient(loss, objective.combine(terms, losses), losses, terms), extra
 
     return Phase(0, config.steps, lambda lr: optimizer_of(config, lr), gradient)
 
@@ -78,7 +80,7 @@ def lbfgs(objective: Objective) -> Phase:
         points = objective.sample(jax.random.key(2000 + seed), config.lbfgs_points)
 
         def loss(params):
-            return objective.loss(objective.predict(params, points), points)
+            return objective.weighted(params, points)
 
         value, grads = optax.value_and_grad_from_state(loss)(params, state=state)
         extra = {"value": value, "grad": grads, "value_fn": loss}
@@ -96,6 +98,8 @@ def optimizer_of(
     if config.scale_control.startswith("stablegrad"):
         options = {"group_by": config.group_by, "statistic": config.statistic}
     control = optimizers.scale_control(config.scale_control, stack_axis, **options)
+    if config.find_problem().unknowns:
+        control = optax.masked(control, _is_network)
     schedule = {
         "cosine": optax.cosine_decay_schedule(1.0, max(config.steps, 1)),
         "exponential": optax.exponential_decay(1.0, 1000, 0.9),
@@ -110,3 +114,8 @@ def optimizer_of(
     # The rate comes last: the control would cancel it.
     base = optimizers.base(config.optimizer, 1.0, stack_axis)
     return optax.chain(base, control, optax.scale_by_schedule(rate))
+
+
+def _is_network(params: Any) -> Any:
+    """Unknown coefficients are in no layer, so no layer's gain is for them."""
+    return {name: name != UNKNOWNS for name in params}

@@ -1,6 +1,7 @@
 """A run in its folder: trained, recorded, resumed, and read again."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,19 @@ import numpy as np
 from rich.console import Console
 
 from examples.common import progress
-from examples.common.runs import Recording, Run, RunError
+from examples.common.runs import Recording, Run, RunError, on_first_process
 from examples.pinn.config import Config
 from examples.pinn.objective import network_of
 from examples.pinn.phases import optimizer_of
-from examples.pinn.scores import ERROR, final_errors
-from examples.pinn.train import Program
+from examples.pinn.problems import own
+from examples.pinn.scores import ERROR, SCORE, final_errors
+from examples.pinn.train import Program, Report
+
+
+class DivergedError(RunError):
+    """No column of a run is left."""
+
+    code = 1
 
 
 def set_numerics(config: Config) -> None:
@@ -29,53 +37,81 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
     set_numerics(config)
     # Options that do not go together are errors before a folder is made.
     network_of(config), optimizer_of(config, config.lr[0])
+    if config.resume:
+        own.check_unchanged(config.problem, config.out)
     with Recording(config.out, config.settings(), resume=config.resume) as run:
+        on_first_process(lambda: own.keep(config.problem, config.out))
         if run.finished:
             console.print(f"{config.out} is finished already: nothing to do.")
             return
         program = Program(config)
         found = run.resume(program.template)
+        for step in run.damaged:
+            console.print(f"The checkpoint of step {step} cannot be read.")
         if found is not None:
             program.restore(*found)
             console.print(f"Resumed at step {program.step}.")
-        name = config.problem if bars is None else run.name
+        name = program.objective.problem.name if bars is None else run.name
         total, done = program.total_steps, program.step
         with progress.Steps(console, name, total, done, bars) as bar:
             _advance(program, run, bar, console)
         run.finish(functools.partial(_results, program, run))
+    if program.stopped_at.min() >= 0:
+        raise DivergedError(
+            f"no learning rate and seed is left: ended at step {program.step}. Try "
+            "lower rates than " + ", ".join(f"{lr:g}" for lr in config.lr) + "."
+        )
 
 
 def _advance(program: Program, run: Recording, bar: progress.Steps, console) -> None:
     """Trains to the end, and records what happens on the way."""
     config, before = program.config, program.step
     for step, report in program.run():
-        shown = {
-            key: values if key in ("loss", "relative_l2") else _few_digits(values)
-            for key, values in report._asdict().items()
-        }
-        run.append({"step": step, **shown})
+        run.append({"step": step, **_entry(report)})
         for rate, seed in np.argwhere(program.stopped_at >= before):
             console.print(
                 f"Learning rate {config.lr[rate]:g}, seed {seed}: no longer finite at "
                 f"step {program.stopped_at[rate, seed]}; it stops here."
             )
-        errors = np.asarray(report.relative_l2, float)
-        good = np.isfinite(errors) & (program.stopped_at < 0)
-        errors = np.where(good, errors, np.inf)
-        bar.show(step, f"error {progress.numbers(errors[ERROR.best_rate(errors)])}")
+        bar.show(step, _now(report, program.stopped_at))
         every = config.checkpoint_every
         if step // every > before // every or program.finished:
             run.save(step, program.columns)
         before = step
-    if program.stopped_at.min() >= 0:
-        console.print(f"No learning rate and seed is left: ended at step {before}.")
+
+
+def _entry(report: Report) -> dict[str, Any]:
+    """A line of the history."""
+    exact = report._asdict()
+    exact = {name: exact.pop(name) for name in ("loss", "errors", "unknowns")} | {
+        name: _few_digits(values) for name, values in exact.items()
+    }
+    known = {SCORE: worst(report.errors)} if report.errors else {}
+    return known | exact
+
+
+def _now(report: Report, stopped_at: np.ndarray) -> str:
+    """What matters now, at the learning rate that is best: a number for each seed."""
+    name = "error" if report.errors else "loss"
+    values = np.asarray(worst(report.errors) if report.errors else report.loss, float)
+    values = np.where(np.isfinite(values) & (stopped_at < 0), values, np.inf)
+    best = ERROR.best_rate(values)
+    shown: dict[str, Any] = {name: values, **report.unknowns}
+    return ", ".join(f"{n} {progress.numbers(x[best])}" for n, x in shown.items())
+
+
+def worst(errors: Mapping[str, Any]) -> np.ndarray:
+    """The largest of the fields' errors."""
+    return np.max(np.stack([*errors.values()]), axis=0)
+
+
+RESULTS = (SCORE, "loss", "errors", "losses", "unknowns")
 
 
 def _results(program: Program, run: Recording) -> dict:
     *_, last = run.history()
     return {
-        "relative_l2": last["relative_l2"],
-        "loss": last["loss"],
+        **{name: last[name] for name in RESULTS if name in last},
         "stopped_at_step": program.stopped_at,
         "steps_per_second": program.steps_per_second,
         "compile_seconds": program.compile_seconds,

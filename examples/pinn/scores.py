@@ -1,5 +1,8 @@
 """What runs of this program are judged by, and what they are compared over."""
 
+import dataclasses
+import functools
+
 import numpy as np
 
 from examples.common.commands import Judge
@@ -13,16 +16,26 @@ SCORE = "relative_l2"
 """The key of the errors in metrics.json."""
 
 
-def final_errors(record: Record) -> np.ndarray:
-    """Relative L2 errors, shape (rates, seeds); infinite where training stopped."""
+LOSS = "loss"
+"""That of the losses, which problems without a known solution are judged by."""
+
+
+def _final(record: Record, key: str) -> np.ndarray:
+    """Of shape (rates, seeds); infinite where training stopped."""
     # What is not finite is null in JSON, and NaN here.
-    errors = np.asarray(record[SCORE], float)
+    values = np.asarray(record[key], float)
     stopped = np.asarray(record["stopped_at_step"]) >= 0
-    return np.where(stopped | np.isnan(errors), np.inf, errors)
+    return np.where(stopped | np.isnan(values), np.inf, values)
+
+
+def final_errors(record: Record) -> np.ndarray:
+    """Relative L2 errors, or losses if the solution is not known."""
+    return _final(record, SCORE if SCORE in record else LOSS)
 
 
 ERROR = Measure(
     "relative L2 error",
+    key=SCORE,
     scores=final_errors,
     lower_is_better=True,
     threshold=0.1,
@@ -32,6 +45,16 @@ ERROR = Measure(
     digits=".2e",
 )
 
+FINAL_LOSS = dataclasses.replace(
+    ERROR,
+    name="loss",
+    key=LOSS,
+    scores=functools.partial(_final, key=LOSS),
+    threshold=np.inf,
+    limits=(0.0, np.inf),
+    untrained=None,
+)
+
 DEPTH = Axis(
     "depth",
     "hidden layers",
@@ -39,4 +62,4 @@ DEPTH = Axis(
     defaults=defaults(Config) | OF_OLDER_RUNS,
 )
 
-JUDGE = Judge(SCORE, ERROR, DEPTH, speed="steps_per_second")
+JUDGE = Judge((ERROR, FINAL_LOSS), DEPTH, speed="steps_per_second")

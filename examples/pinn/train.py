@@ -12,7 +12,12 @@ import numpy as np
 import stablegrad_optax as sg
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
-from examples.pinn.objective import Objective, network_of, values
+from examples.pinn.objective import (
+    Objective,
+    initial_params,
+    network_of,
+    unknowns_of,
+)
 from examples.pinn.phases import Phase, phases
 
 
@@ -31,7 +36,10 @@ class Report(NamedTuple):
     """The results of a chunk of steps; in a run with leading axes (rates, seeds)."""
 
     loss: jax.Array
-    relative_l2: jax.Array
+    errors: dict[str, jax.Array]
+    """The relative L2 error of each field whose solution is known."""
+    unknowns: dict[str, jax.Array]
+    """Estimates of the unknown coefficients."""
     layer_scales: dict[str, jax.Array]
     losses: dict[str, jax.Array]
     """The mean square of each term, without weights."""
@@ -49,15 +57,11 @@ class Program:
     def __init__(self, config: Config):
         self.config = config
         self.objective = Objective(config)
-        self.problem, self.network = self.objective.problem, self.objective.network
         self.phases = phases(self.objective)
         self.total_steps = config.steps + config.lbfgs_steps
         self.step = 0
         self.compile_seconds = self.run_seconds = 0.0
         self.steps_made = 0
-        grid = self.problem.grid()
-        self._grid = jnp.asarray(grid, config.dtype)
-        self._exact = jnp.asarray(self.problem.exact(grid), config.dtype)
         # Shapes, until training starts or continues.
         self.columns: Column = jax.eval_shape(self._start)
 
@@ -117,8 +121,7 @@ class Program:
         """The columns at the beginning, without an optimizer state."""
 
         def start(lr, seed):
-            points = jnp.zeros((1, self.problem.dimension), self.config.dtype)
-            params = self.network.init(jax.random.key(seed), points)
+            params = initial_params(self.config, jax.random.key(seed))
             return Column(lr, seed, params, state=(), stopped_at=jnp.int32(-1))
 
         config = self.config
@@ -161,11 +164,10 @@ class Program:
         *_, gradient = jax.eval_shape(update, column, first)
         gradient = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gradient)
         column, gradient = jax.lax.fori_loop(first, end, step, (column, gradient))
-        u = values(self.network, column.params, self._grid)
-        error = jnp.linalg.norm(u - self._exact) / jnp.linalg.norm(self._exact)
         return column, Report(
             loss=gradient.loss,
-            relative_l2=error,
+            errors=self.objective.errors(column.params),
+            unknowns=unknowns_of(column.params),
             layer_scales=sg.layer_scales(gradient.total, stack_axis=stack_axis),
             losses=gradient.losses,
             **_of_terms(list(gradient.losses), gradient.terms),
@@ -196,7 +198,8 @@ def _of_terms(names: list[str], grads: Any) -> dict[str, Any]:
     }
 
 
-def field(config: Config, params: Any, points: np.ndarray) -> np.ndarray:
-    """The network's u at points of shape (n, dimension), in float64 for NumPy."""
-    u = jax.jit(functools.partial(values, network_of(config)))
-    return np.asarray(u(params, jnp.asarray(points, config.dtype)), np.float64)
+def fields(config: Config, params: Any, points: np.ndarray) -> dict[str, np.ndarray]:
+    """The network's fields at points of shape (n, dimension), in float64 for NumPy."""
+    apply = jax.jit(network_of(config).apply)
+    found = apply(params, jnp.asarray(points, config.dtype))
+    return {name: np.asarray(x, np.float64) for name, x in found.items()}

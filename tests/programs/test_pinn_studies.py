@@ -152,8 +152,8 @@ def test_collected_runs_come_back_as_they_were(trained, tmp_path, capsys):
     folders = sorted((tmp_path / "runs").iterdir())
     collected = tmp_path / "results" / "depth.json"
     assert main("collect", *folders, "--out", collected) == 0
-    assert records.read([collected], "relative_l2") == records.read(
-        folders, "relative_l2"
+    assert records.read([collected], {"relative_l2"}) == records.read(
+        folders, {"relative_l2"}
     )
     assert len(collected.read_text().splitlines()) == 2 + len(folders)
     (first, _) = json.loads(collected.read_text())["runs"]
@@ -181,7 +181,7 @@ def test_runs_of_another_program(trained, tmp_path):
     with Recording(tmp_path / "run", {}, resume=False) as run:
         run.finish(lambda: {"test_accuracy": 0.9})
     with pytest.raises(program.RunError, match="no run of this program: no relative"):
-        records.read([tmp_path / "run"], "relative_l2")
+        records.read([tmp_path / "run"], {"relative_l2"})
 
 
 def test_what_stopped_or_is_not_finite_has_an_infinite_error():
@@ -229,11 +229,26 @@ def test_table_has_the_best_rate_of_each_run():
 
 
 def test_runs_of_one_depth_are_drawn_over_their_rates():
-    series = comparison.over_rates(
-        [record("a", [[0.1], [0.2]]), record("b", [[0.3]])], ERROR
-    )
-    assert [line.label for line in series] == ["a", "b"]
+    runs = [record("a", [[0.1], [0.2]]), record("b", [[0.3]], scale_control="clip")]
+    series = comparison.over_rates(runs, ERROR, JUDGE.axis)
+    assert [line.label for line in series] == ["adam", "clip + adam"]
     assert series[0].scores == {0.1: [0.1], 0.01: [0.2]}
+    # Runs of one method have their names.
+    runs = [record("a", [[0.1], [0.2]]), record("b", [[0.3]])]
+    series = comparison.over_rates(runs, ERROR, JUDGE.axis)
+    assert [line.label for line in series] == ["a", "b"]
+
+
+def test_a_method_has_one_colour_in_every_figure():
+    def styles(*labels):
+        series = [comparison.Series(label, {}) for label in labels]
+        return dict(zip(labels, comparison._styles(series), strict=True))
+
+    one, other = styles("muon", "adam", "a"), styles("b", "adam", "adam, balanced")
+    assert one["adam"]["color"] == other["adam"]["color"]
+    assert one["adam"]["color"] not in (one["muon"]["color"], one["a"]["color"])
+    assert other["adam, balanced"]["color"] == one["adam"]["color"]
+    assert other["adam, balanced"]["linestyle"] != other["adam"]["linestyle"]
 
 
 def test_runs_of_several_depths_are_drawn_at_their_best_rates():

@@ -1,7 +1,27 @@
-"""The problems, by name."""
+"""The problems, by name, and those in files of the user's own."""
 
-from examples.pinn.problems import burgers, heat, helmholtz, poisson
-from examples.pinn.problems.problem import Condition, Problem
+from pathlib import Path
+
+from examples.common.runs import RunError
+from examples.pinn.problems import (
+    advection,
+    burgers,
+    burgers_inverse,
+    heat,
+    helmholtz,
+    kovasznay,
+    l_shape,
+    own,
+    poisson,
+)
+from examples.pinn.problems.problem import (
+    Condition,
+    Problem,
+    given,
+    measured,
+    periodic,
+    read_values,
+)
 
 PROBLEMS: dict[str, Problem] = {
     problem.name: problem
@@ -11,7 +31,38 @@ PROBLEMS: dict[str, Problem] = {
         helmholtz.PROBLEM,
         burgers.PROBLEM,
         heat.PROBLEM,
+        advection.PROBLEM,
+        kovasznay.PROBLEM,
+        burgers_inverse.PROBLEM,
+        burgers_inverse.NOISY,
+        l_shape.PROBLEM,
     )
 }
 
-__all__ = ["PROBLEMS", "Condition", "Problem"]
+
+def find(name: str, run: Path) -> Problem:
+    """A problem by its name, or from a file; `run` is the folder of the run.
+
+    If the run has a copy of the file already, that is what counts.
+    """
+    if name in PROBLEMS:
+        return PROBLEMS[name]
+    if not own.is_own(name):
+        raise RunError(
+            f"--problem must be one of {', '.join(PROBLEMS)}, or a file that defines "
+            f"PROBLEM, such as my_equation.py, got {name}."
+        )
+    path, kept = Path(name), run / own.KEPT
+    return own.load(path, own.source_of(kept if kept.exists() else path))
+
+
+__all__ = [
+    "PROBLEMS",
+    "Condition",
+    "Problem",
+    "find",
+    "given",
+    "measured",
+    "periodic",
+    "read_values",
+]

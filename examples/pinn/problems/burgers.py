@@ -6,10 +6,12 @@ x in [-1, 1], t in [0, 1]. The solution steepens to a shock at x = 0 of width ν
 import jax.numpy as jnp
 import numpy as np
 
+from examples.pinn.domains import Box
 from examples.pinn.operators import d, dd
-from examples.pinn.problems.problem import Condition, Problem
+from examples.pinn.problems.problem import Condition, Problem, given
 
 NU = 0.01 / np.pi
+DOMAIN = Box((-1.0, 0.0), (1.0, 1.0))
 
 
 def exact(points):
@@ -34,13 +36,12 @@ PROBLEM = Problem(
     name="burgers",
     equation="u_t + u u_x = ν u_xx",
     coordinates=("x", "t"),
-    lower=(-1.0, 0.0),
-    upper=(1.0, 1.0),
+    domain=DOMAIN,
     operators={"u_x": d(1, 0), "u_t": d(0, 1), "u_xx": dd(1, 0)},
     residual=residual,
     conditions=(
-        Condition("initial", ((1, 0.0),), initial),
-        Condition("boundary", ((0, -1.0), (0, 1.0))),
+        Condition("initial", DOMAIN.face(1, 0.0), given(u=initial)),
+        Condition("boundary", DOMAIN.faces((0, -1.0), (0, 1.0))),
     ),
     exact=exact,
     resolution=(256, 101),

@@ -6,10 +6,11 @@ Wang, Teng and Perdikaris, SIAM J. Sci. Comput. 43 (2021), section 2.2.
 import jax.numpy as jnp
 import numpy as np
 
+from examples.pinn.domains import Box
 from examples.pinn.operators import laplacian
-from examples.pinn.problems.problem import Condition, Problem, box_faces
+from examples.pinn.problems.problem import Condition, Problem
 
-LOWER, UPPER = (-1.0, -1.0), (1.0, 1.0)
+SQUARE = Box((-1.0, -1.0), (1.0, 1.0))
 FREQUENCIES = np.pi * np.array([1.0, 4.0])
 K = 1.0
 
@@ -29,11 +30,10 @@ PROBLEM = Problem(
     name="helmholtz",
     equation="Δu + k²u = q",
     coordinates=("x", "y"),
-    lower=LOWER,
-    upper=UPPER,
+    domain=SQUARE,
     operators={"laplacian": laplacian(2)},
     residual=residual,
-    conditions=(Condition("boundary", box_faces(LOWER, UPPER)),),
+    conditions=(Condition("boundary", SQUARE.boundary()),),
     exact=exact,
     resolution=(100, 100),
 )

@@ -7,10 +7,12 @@ In two dimensions Δu = f with u = sin(πx) sin(πy). In one, DeepXDE's first ex
 import jax.numpy as jnp
 import numpy as np
 
+from examples.pinn.domains import Box
 from examples.pinn.operators import dd, laplacian
-from examples.pinn.problems.problem import Condition, Problem, box_faces
+from examples.pinn.problems.problem import Condition, Problem
 
-LOWER, UPPER = (-1.0, -1.0), (1.0, 1.0)
+SQUARE = Box((-1.0, -1.0), (1.0, 1.0))
+INTERVAL = Box((-1.0,), (1.0,))
 
 
 def exact(points):
@@ -30,11 +32,10 @@ PROBLEM = Problem(
     name="poisson",
     equation="Δu = f",
     coordinates=("x", "y"),
-    lower=LOWER,
-    upper=UPPER,
+    domain=SQUARE,
     operators={"laplacian": laplacian(2)},
     residual=residual,
-    conditions=(Condition("boundary", box_faces(LOWER, UPPER)),),
+    conditions=(Condition("boundary", SQUARE.boundary()),),
     exact=exact,
     resolution=(101, 101),
 )
@@ -43,11 +44,10 @@ PROBLEM_1D = Problem(
     name="poisson1d",
     equation="-u_xx = π² sin(πx)",
     coordinates=("x",),
-    lower=(-1.0,),
-    upper=(1.0,),
+    domain=INTERVAL,
     operators={"u_xx": dd(1)},
     residual=residual_1d,
-    conditions=(Condition("boundary", ((0, -1.0), (0, 1.0))),),
+    conditions=(Condition("boundary", INTERVAL.boundary()),),
     exact=exact,
     resolution=(1001,),
 )

@@ -1,0 +1,188 @@
+"""Mistakes in a problem, named before anything is trained."""
+
+import contextlib
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from examples.common.runs import RunError
+from examples.pinn.operators import Derivative
+from examples.pinn.problems.problem import Condition, Problem, Residual, names_taken
+
+POINTS = 7
+"""A number that no problem has for its dimension."""
+
+
+def check(problem: Problem) -> None:
+    """Raises RunError if a problem cannot be trained as it is written.
+
+    Its functions are traced for their shapes and not run, but for `exact`.
+    """
+    _check_names(problem)
+    _check_sizes(problem)
+    for name, condition in {"residual": None, **_by_name(problem.conditions)}.items():
+        _check_residual(problem, name, condition)
+    _check_exact(problem)
+
+
+@contextlib.contextmanager
+def located(path: Path, what: str = "") -> Iterator[None]:
+    """Makes one line of an exception in the user's file, with its own line number."""
+    try:
+        yield
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
+    except Exception as error:
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == str(path)
+        ]
+        if isinstance(error, SyntaxError):
+            lines.append(error.lineno)
+        place = f"{path}:{lines[-1]}" if lines else f"{path}"
+        raise RunError(f"{place}: {what}{type(error).__name__}: {error}") from error
+
+
+def _require(holds: Any, message: str) -> None:
+    if not holds:
+        raise RunError(message)
+
+
+def _by_name(conditions: tuple[Condition, ...]) -> dict[str, Condition]:
+    counts = Counter(["residual", *(condition.name for condition in conditions)])
+    for name, count in counts.items():
+        _require(count == 1, f"two terms are called {name}; each needs its own name.")
+    return {condition.name: condition for condition in conditions}
+
+
+def _check_names(problem: Problem) -> None:
+    _require(problem.fields, "fields must name one field or more.")
+    for name, count in Counter(["points", *problem.known_names]).items():
+        _require(
+            count == 1,
+            f"{name} names two things; fields, operators and unknowns need names of "
+            'their own, and "points" is taken.',
+        )
+    for name in problem.exact_unknowns:
+        _require(
+            name in problem.unknowns,
+            f"exact_unknowns has {name}, which is not among the unknowns.",
+        )
+
+
+def _check_sizes(problem: Problem) -> None:
+    dimension = problem.dimension
+    _require(
+        len(problem.domain.lower) == dimension,
+        f"the domain has {len(problem.domain.lower)} dimensions, and there are "
+        f"{dimension} coordinates: {', '.join(problem.coordinates)}.",
+    )
+    _require(
+        len(problem.resolution) == dimension and min(problem.resolution) > 1,
+        f"resolution must be {dimension} numbers above 1, one for each coordinate, got "
+        f"{problem.resolution}.",
+    )
+    for name, operator in problem.operators.items():
+        if isinstance(operator, Derivative):
+            _require(
+                operator.field in problem.fields,
+                f"the operator {name} is of {operator.field}, which is not among the "
+                f"fields: {', '.join(problem.fields)}.",
+            )
+            operator = operator.operator
+        else:
+            _require(
+                len(problem.fields) == 1,
+                f"the operator {name} must say of which field it is: "
+                f'd(...)("{problem.fields[0]}").',
+            )
+        _require(
+            operator.dimension == dimension,
+            f"the operator {name} is for {operator.dimension} dimensions, and there "
+            f"are {dimension} coordinates: {', '.join(problem.coordinates)}.",
+        )
+
+
+def _check_residual(problem: Problem, name: str, condition: Condition | None) -> None:
+    """That a term takes what there is, and has a value for each point."""
+    where = "the equation" if condition is None else f"the condition {name}"
+    residual: Residual = problem.residual if condition is None else condition.residual
+    sample = problem.domain.sample if condition is None else condition.where
+    if condition is not None:
+        _require(condition.weight > 0, f"the weight of {where} must be positive.")
+    for taken in names_taken(residual):
+        _require(
+            taken in problem.known_names,
+            f"the residual of {where} takes {taken}, which is no field, operator or "
+            f"unknown: {', '.join(problem.known_names)}.",
+        )
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    points = jax.eval_shape(lambda key: sample(key, POINTS, jnp.float32), key)
+    _require(
+        points.ndim == 2 and points.shape[1] == problem.dimension,
+        f"the points of {where} must have shape (n, {problem.dimension}), got "
+        f"{points.shape}.",
+    )
+    value = jax.ShapeDtypeStruct(points.shape[:1], jnp.float32)
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    quantities = {
+        taken: number if taken in problem.unknowns else value
+        for taken in names_taken(residual)
+    }
+    found = jax.eval_shape(lambda p, q: residual(p, **q), points, quantities)
+    found = found if isinstance(found, Mapping) else {"": found}
+    for part, zero in found.items():
+        # One value for each point; of a periodic pair, one for both.
+        shape = getattr(zero, "shape", None)
+        fits = shape in (points.shape[:1], (points.shape[0] // 2,))
+        _require(
+            fits,
+            f"the residual of {where}{part and f', {part},'} must have shape (n,), got "
+            f"{_shape(shape, points.shape[0])}.",
+        )
+
+
+def _shape(shape: tuple[int, ...] | None, number: int) -> str:
+    if shape is None:
+        return "no array"
+    return str(tuple("n" if n == number else n for n in shape)).replace("'", "")
+
+
+def _check_exact(problem: Problem) -> None:
+    """The solution, at the corners of the domain's box."""
+    if callable(problem.exact):
+        points = np.stack(
+            [
+                problem.domain.lower,
+                problem.domain.upper,
+                *([problem.domain.lower] * (POINTS - 2)),
+            ]
+        ).astype(float)
+        found = problem.solution(points)
+        for name, values in found.items():
+            _require(
+                values.shape == (POINTS,),
+                f"exact must map points of shape (n, {problem.dimension}) to values of "
+                f"shape (n,), got {_shape(values.shape, POINTS)} for {name}.",
+            )
+    else:
+        points, found = problem.reference()
+        _require(
+            points.shape[1] == problem.dimension,
+            f"the points of exact must have shape (n, {problem.dimension}), got "
+            f"{points.shape}.",
+        )
+    for name in found:
+        _require(
+            name in problem.fields,
+            f"exact has {name}, which is not among the fields: "
+            f"{', '.join(problem.fields)}.",
+        )
