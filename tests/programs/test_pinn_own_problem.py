@@ -132,7 +132,7 @@ def test_comparing_runs_without_a_solution_is_by_loss(trained, tmp_path, capsys)
         ("HERE = Path", "HERE = Pth", r"mine.py:11: NameError: name 'Pth'"),
         ("resolution=(5, 6)", "resolution=(5,)", "resolution must be 2 numbers"),
         ("d(1, 0)(", "d(1)(", "operator u_x is for 1 dimensions, and there are 2"),
-        ('"u_x": d(1, 0)("u")', '"u_x": d(1, 0)', "operator u_x must say of which"),
+        ('"u_x": d(1, 0)("u")', '"u_x": d(1, 0)', "u_x must be called with one of"),
         ('"u_x": d', '"u": d', "u names two things"),
         ("robin", "initial", "two terms are called initial"),
         ("u, v, u_t,", "u, w, u_t,", "residual of the equation takes w, which is no"),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples.common.runs import RunError
-from examples.pinn.operators import Derivative
+from examples.pinn.operators import Sweep
 from examples.pinn.problems.problem import Condition, Problem, Residual, names_taken
 
 POINTS = 7
@@ -89,25 +89,19 @@ def _check_sizes(problem: Problem) -> None:
         f"resolution must be {dimension} numbers above 1, one for each coordinate, got "
         f"{problem.resolution}.",
     )
-    for name, operator in problem.operators.items():
-        if isinstance(operator, Derivative):
-            _require(
-                operator.field in problem.fields,
-                f"the operator {name} is of {operator.field}, which is not among the "
-                f"fields: {', '.join(problem.fields)}.",
-            )
-            operator = operator.operator
-        else:
-            _require(
-                len(problem.fields) == 1,
-                f"the operator {name} must say of which field it is: "
-                f'd(...)("{problem.fields[0]}").',
-            )
+    for name, derivative in _sweep_of(problem).derivatives:
         _require(
-            operator.dimension == dimension,
-            f"the operator {name} is for {operator.dimension} dimensions, and there "
-            f"are {dimension} coordinates: {', '.join(problem.coordinates)}.",
+            derivative.operator.dimension == dimension,
+            f"the operator {name} is for {derivative.operator.dimension} dimensions, "
+            f"and there are {dimension} coordinates: {', '.join(problem.coordinates)}.",
         )
+
+
+def _sweep_of(problem: Problem) -> Sweep:
+    try:
+        return Sweep.of(problem.operators, problem.fields)
+    except ValueError as error:
+        raise RunError(f"{error}.") from None
 
 
 def _check_residual(problem: Problem, name: str, condition: Condition | None) -> None:
