@@ -96,8 +96,10 @@ def _now(report: Report, stopped_at: np.ndarray) -> str:
     values = np.asarray(worst(report.errors) if report.errors else report.loss, float)
     values = np.where(np.isfinite(values) & (stopped_at < 0), values, np.inf)
     best = ERROR.best_rate(values)
-    shown: dict[str, Any] = {name: values, **report.unknowns}
-    return ", ".join(f"{n} {progress.numbers(x[best])}" for n, x in shown.items())
+    shown = [f"{name} {progress.numbers(values[best])}"]
+    for unknown, x in report.unknowns.items():
+        shown.append(" ".join([unknown, *(f"{estimate:.4g}" for estimate in x[best])]))
+    return ", ".join(shown)
 
 
 def worst(errors: Mapping[str, Any]) -> np.ndarray:
