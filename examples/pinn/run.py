@@ -19,6 +19,10 @@ from examples.pinn.scores import ERROR, SCORE, final_errors
 from examples.pinn.train import Program, Report
 
 
+RESULTS = (SCORE, "loss", "errors", "losses", "unknowns")
+"""What metrics.json takes from the last line of the history."""
+
+
 class DivergedError(RunError):
     """No column of a run is left."""
 
@@ -105,9 +109,6 @@ def _now(report: Report, stopped_at: np.ndarray) -> str:
 def worst(errors: Mapping[str, Any]) -> np.ndarray:
     """The largest of the fields' errors."""
     return np.max(np.stack([*errors.values()]), axis=0)
-
-
-RESULTS = (SCORE, "loss", "errors", "losses", "unknowns")
 
 
 def _results(program: Program, run: Recording) -> dict:
