@@ -17,8 +17,8 @@ from examples.common.runs import RunError
 MARKERS = "osD^vP*X<>"
 LINES = ("-", "--", ":", "-.")
 METHODS = (
-    *("adam", "muon", "clip + adam", "sgd", "stablegrad + muon", "clip + sgd"),
-    *("stablegrad + adam", "stablegrad-prediction + adam", "agc + adam", "agc + sgd"),
+    *("adam", "agc + adam", "clip + adam", "sgd", "stablegrad + muon", "clip + sgd"),
+    *("stablegrad + adam", "stablegrad-prediction + adam", "muon", "agc + sgd"),
     *("BatchNorm + adam", "BatchNorm + sgd", "lion", "stablegrad + lion"),
     *("stablegrad + sgd", "stablegrad-prediction + sgd", "muon + stablegrad"),
     *("stablegrad-prediction + muon", "normalize + adam", "normalize + sgd"),

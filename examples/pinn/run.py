@@ -18,7 +18,6 @@ from examples.pinn.problems import own
 from examples.pinn.scores import ERROR, SCORE, final_errors
 from examples.pinn.train import Program, Report
 
-
 RESULTS = (SCORE, "loss", "errors", "losses", "unknowns")
 """What metrics.json takes from the last line of the history."""
 
