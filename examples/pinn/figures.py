@@ -120,13 +120,14 @@ def _field(run: Run, config: Config, errors: np.ndarray, rate: int):
         rows_of_axes,
         columns,
         squeeze=False,
-        figsize=(4.3 * columns, 0.6 + 3.4 * rows_of_axes),
+        figsize=(max(6, 4.3 * columns), 0.8 + 3.4 * rows_of_axes),
         layout="constrained",
     )
     what = "relative L2 error" if run.metrics.get(SCORE) else "loss"
     figure.suptitle(
-        f"{problem.equation}\n{in_words(config)}, learning rate {config.lr[rate]:g}, "
-        f"seed {seed}: {what} {errors[rate, seed]:.2e}"
+        f"{problem.equation}\n{in_words(config)}\n"
+        f"learning rate {config.lr[rate]:g}, seed {seed}: {what} "
+        f"{errors[rate, seed]:.2e}"
     )
     panels = [
         (f"{title} {name}" if len(shown) > 1 else title, u[index], limit, label)

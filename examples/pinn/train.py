@@ -202,4 +202,5 @@ def fields(config: Config, params: Any, points: np.ndarray) -> dict[str, np.ndar
     """The network's fields at points of shape (n, dimension), in float64 for NumPy."""
     apply = jax.jit(network_of(config).apply)
     found = apply(params, jnp.asarray(points, config.dtype))
-    return {name: np.asarray(x, np.float64) for name, x in found.items()}
+    names = config.find_problem().fields
+    return {name: np.asarray(found[name], np.float64) for name in names}
