@@ -268,7 +268,7 @@ def test_vmap_over_targets(params, batch):
     mapped = jax.jit(jax.vmap(f, in_axes=(None, None, 0)))(params, x, targets)
     each = [f(params, x, y) for y in targets]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-    chex.assert_trees_all_close(mapped, stacked, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(mapped, stacked, rtol=1e-5, atol=1e-5)
 
 
 def test_vmap_over_an_ensemble(batch):

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples.common.runs import RunError
+from examples.pinn.domains import Sampler
 from examples.pinn.operators import Sweep
-from examples.pinn.problems.problem import Condition, Problem, Residual, names_taken
+from examples.pinn.problems.problem import Problem, Residual, names_taken
 
 POINTS = 7
 """A number that no problem has for its dimension."""
@@ -26,13 +27,16 @@ def check(problem: Problem) -> None:
     """
     _check_names(problem)
     _check_sizes(problem)
-    for name, condition in {"residual": None, **_by_name(problem.conditions)}.items():
-        _check_residual(problem, name, condition)
+    _check_residual(problem, "the equation", problem.domain.sample, problem.residual)
+    for condition in problem.conditions:
+        where = f"the condition {condition.name}"
+        _require(condition.weight > 0, f"the weight of {where} must be positive.")
+        _check_residual(problem, where, condition.where, condition.residual)
     _check_exact(problem)
 
 
 @contextlib.contextmanager
-def located(path: Path, what: str = "") -> Iterator[None]:
+def located(path: Path) -> Iterator[None]:
     """Makes one line of an exception in the user's file, with its own line number."""
     try:
         yield
@@ -47,7 +51,7 @@ def located(path: Path, what: str = "") -> Iterator[None]:
         if isinstance(error, SyntaxError):
             lines.append(error.lineno)
         place = f"{path}:{lines[-1]}" if lines else f"{path}"
-        raise RunError(f"{place}: {what}{type(error).__name__}: {error}") from error
+        raise RunError(f"{place}: {type(error).__name__}: {error}") from error
 
 
 def _require(holds: Any, message: str) -> None:
@@ -55,14 +59,10 @@ def _require(holds: Any, message: str) -> None:
         raise RunError(message)
 
 
-def _by_name(conditions: tuple[Condition, ...]) -> dict[str, Condition]:
-    counts = Counter(["residual", *(condition.name for condition in conditions)])
-    for name, count in counts.items():
-        _require(count == 1, f"two terms are called {name}; each needs its own name.")
-    return {condition.name: condition for condition in conditions}
-
-
 def _check_names(problem: Problem) -> None:
+    terms = ["residual", *(condition.name for condition in problem.conditions)]
+    for name, count in Counter(terms).items():
+        _require(count == 1, f"two terms are called {name}; each needs its own name.")
     _require(problem.fields, "fields must name one field or more.")
     for name, count in Counter(["points", *problem.known_names]).items():
         _require(
@@ -104,13 +104,10 @@ def _sweep_of(problem: Problem) -> Sweep:
         raise RunError(f"{error}.") from None
 
 
-def _check_residual(problem: Problem, name: str, condition: Condition | None) -> None:
-    """That a term takes what there is, and has a value for each point."""
-    where = "the equation" if condition is None else f"the condition {name}"
-    residual: Residual = problem.residual if condition is None else condition.residual
-    sample = problem.domain.sample if condition is None else condition.where
-    if condition is not None:
-        _require(condition.weight > 0, f"the weight of {where} must be positive.")
+def _check_residual(
+    problem: Problem, where: str, sample: Sampler, residual: Residual
+) -> None:
+    """That it takes what there is, and has a value for each point."""
     for taken in names_taken(residual):
         _require(
             taken in problem.known_names,
@@ -153,14 +150,8 @@ def _shape(shape: tuple[int, ...] | None, number: int) -> str:
 def _check_exact(problem: Problem) -> None:
     """The solution, at the corners of the domain's box."""
     if callable(problem.exact):
-        points = np.stack(
-            [
-                problem.domain.lower,
-                problem.domain.upper,
-                *([problem.domain.lower] * (POINTS - 2)),
-            ]
-        ).astype(float)
-        found = problem.solution(points)
+        corners = np.array([problem.domain.lower, problem.domain.upper], float)
+        found = problem.solution(np.resize(corners, (POINTS, problem.dimension)))
         for name, values in found.items():
             _require(
                 values.shape == (POINTS,),
