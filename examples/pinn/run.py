@@ -84,13 +84,12 @@ def _advance(program: Program, run: Recording, bar: progress.Steps, console) -> 
 
 
 def _entry(report: Report) -> dict[str, Any]:
-    """A line of the history."""
-    exact = report._asdict()
-    exact = {name: exact.pop(name) for name in ("loss", "errors", "unknowns")} | {
-        name: _few_digits(values) for name, values in exact.items()
+    """A line of the history: results in full, and what is for figures in few digits."""
+    score = {SCORE: worst(report.errors)} if report.errors else {}
+    return score | {
+        name: values if name in RESULTS else _few_digits(values)
+        for name, values in report._asdict().items()
     }
-    known = {SCORE: worst(report.errors)} if report.errors else {}
-    return known | exact
 
 
 def _now(report: Report, stopped_at: np.ndarray) -> str:

@@ -47,8 +47,8 @@ def check_unchanged(problem: str, run: Path) -> None:
 def load(path: Path, source: str) -> Problem:
     """The PROBLEM that the text of a file defines, checked.
 
-    It runs as the file itself would, with the same `__file__`, so that the copy in a
-    run's folder finds the same data.
+    Its `__file__` is that of the original, so that the copy in a run's folder finds the
+    same data. Modules beside the file are not found.
     """
     module = ModuleType(path.stem)
     module.__file__ = str(path)
