@@ -19,6 +19,7 @@ COMMON = {
     "terms": "weighted",
     "resume": True,
 }
+SGD = [("sgd", control) for control in get_args(ScaleControl)]
 ADAM = [("adam", control) for control in get_args(ScaleControl)]
 MUON = [("muon", "none"), ("muon", "stablegrad")]
 LION = [("lion", "none"), ("lion", "stablegrad")]
@@ -39,11 +40,13 @@ def methods(pairs: Iterable[tuple[str, str]], **options: Any) -> Options:
 def depth() -> Options:
     """How deep a network can be trained, by layers and by terms on one scale."""
     weighted = methods(ADAM + MUON + LION)
+    # The best rates of sgd are further apart, as its steps scale with the gradient.
+    sgd = methods(SGD, lr=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1))
     balanced = methods(
         [("adam", "none"), ("adam", "clip"), ("adam", "stablegrad"), *MUON],
         terms="balanced",
     )
-    return weighted | {f"{name}-balanced": run for name, run in balanced.items()}
+    return weighted | sgd | {f"{n}-balanced": run for n, run in balanced.items()}
 
 
 def settings_of_stablegrad() -> Options:
