@@ -32,8 +32,11 @@ def draw(run: Run, config: Config) -> list[Path]:
         "curves.png": _curves(run, config, history),
         "layer_scales.png": _scales(run, config, history, rate),
     }
-    if config.find_problem().dimension <= 3:
+    problem = config.find_problem()
+    if problem.dimension <= 3:
         figures["field.png"] = _field(run, config, errors, rate)
+    if problem.dimension <= 2 and isinstance(problem.exact, Mapping):
+        figures["difference.png"] = _difference(run, config, errors, rate)
     if history[0].get("unknowns"):
         figures["unknowns.png"] = _unknowns(config, history, rate)
     # L-BFGS has one loss, and older runs have not recorded its terms.
@@ -84,11 +87,8 @@ def on_grid(run: Run, config: Config, rate: int, seed: int) -> dict[str, np.ndar
 
 
 def image(ax, problem: Problem, u: np.ndarray, limit: float, title: str) -> Any:
-    """A field over the first two coordinates, its colours from -limit to limit.
-
-    Time runs from left to right.
-    """
-    places = [0, 1] if problem.coordinates[1] != "t" else [1, 0]
+    """A field over the first two coordinates, its colours from -limit to limit."""
+    places = _places(problem)
     x, y = (
         (problem.domain.lower[i], problem.domain.upper[i], problem.coordinates[i])
         for i in places
@@ -108,7 +108,7 @@ def image(ax, problem: Problem, u: np.ndarray, limit: float, title: str) -> Any:
 def _field(run: Run, config: Config, errors: np.ndarray, rate: int):
     """The fields of the median seed, and what is wrong with them if that is known."""
     problem = config.find_problem()
-    seed = int(np.argsort(errors[rate])[config.seeds // 2])
+    seed = _median_seed(errors, rate)
     shown = _shown(problem, on_grid(run, config, rate, seed))
     slices = _slices(problem)
     rows = [(name, *row) for name, panels in shown.items() for row in panels]
@@ -123,12 +123,7 @@ def _field(run: Run, config: Config, errors: np.ndarray, rate: int):
         figsize=(max(6, 4.3 * columns), 0.8 + 3.4 * rows_of_axes),
         layout="constrained",
     )
-    what = "relative L2 error" if run.metrics.get(SCORE) else "loss"
-    figure.suptitle(
-        f"{problem.equation}\n{in_words(config)}\n"
-        f"learning rate {config.lr[rate]:g}, seed {seed}: {what} "
-        f"{errors[rate, seed]:.2e}"
-    )
+    figure.suptitle(_title(run, config, errors, rate))
     panels = [
         (f"{title} {name}" if len(shown) > 1 else title, u[index], limit, label)
         for name, title, u, limit in rows
@@ -142,6 +137,65 @@ def _field(run: Run, config: Config, errors: np.ndarray, rate: int):
         else:
             figure.colorbar(image(ax, problem, u, limit, title), ax=ax)
     return figure
+
+
+def _difference(run: Run, config: Config, errors: np.ndarray, rate: int):
+    """What is wrong with the median seed's fields, where the reference has data."""
+    problem = config.find_problem()
+    points, known = problem.reference()
+    params = params_of(run, config, rate, _median_seed(errors, rate))
+    found = fields(config, params, points)
+    figure, axes = plt.subplots(
+        1,
+        len(known),
+        squeeze=False,
+        figsize=(max(6, 5 * len(known)), 5),
+        layout="constrained",
+    )
+    figure.suptitle(_title(run, config, errors, rate))
+    for ax, (name, reference) in zip(axes.flat, known.items(), strict=True):
+        difference = found[name] - reference
+        title = f"{name}: network - reference data"
+        if problem.dimension == 1:
+            ax.plot(points[:, 0], difference, ".")
+            ax.set(title=title, xlabel=problem.coordinates[0])
+            continue
+        limit = _largest(difference)
+        x, y = _places(problem)
+        dots = ax.scatter(
+            points[:, x],
+            points[:, y],
+            4,
+            difference,
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+        )
+        ax.set(
+            title=title, xlabel=problem.coordinates[x], ylabel=problem.coordinates[y]
+        )
+        figure.colorbar(dots, ax=ax)
+    return figure
+
+
+def _median_seed(errors: np.ndarray, rate: int) -> int:
+    return int(np.argsort(errors[rate])[errors.shape[1] // 2])
+
+
+def _title(run: Run, config: Config, errors: np.ndarray, rate: int) -> str:
+    """The problem, the method, and the error of the median seed."""
+    seed = _median_seed(errors, rate)
+    what = "relative L2 error" if run.metrics.get(SCORE) else "loss"
+    return (
+        f"{config.find_problem().equation}\n{in_words(config)}\n"
+        f"learning rate {config.lr[rate]:g}, seed {seed}: {what} "
+        f"{errors[rate, seed]:.2e}"
+    )
+
+
+def _places(problem: Problem) -> tuple[int, int]:
+    """The coordinates from left to right and from bottom to top: time is the first."""
+    return (1, 0) if problem.coordinates[1] == "t" else (0, 1)
 
 
 def _shown(

@@ -376,6 +376,14 @@ def test_double_precision(tmp_path):
     assert (out / "field.png").stat().st_size > 5000
 
 
+def test_what_is_wrong_is_drawn_where_there_is_reference_data(tmp_path):
+    out = tmp_path / "run"
+    arguments = [*TINY, "--depth", 1, "--problem", "l-shape", "--steps", 2]
+    assert main("train", *arguments, "--seeds", 1, "--out", out) == 0
+    assert main("plot", "--run", out) == 0
+    assert (out / "difference.png").stat().st_size > 5000
+
+
 # --- Mistakes: one line that names the option, exit code 2, and nothing done ---
 
 
