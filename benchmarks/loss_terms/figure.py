@@ -3,8 +3,9 @@
 python -m benchmarks.loss_terms.figure FILE.json [FILE.json ...] --out FILE.png
 """
 
-import itertools
 import json
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,29 +28,30 @@ STYLES = {
 
 def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
     """A panel for each case and base optimizer, each method at its best rate."""
-    cases = list(dict.fromkeys(run["case"] for run in runs))
-    bases = list(dict.fromkeys(run["base"] for run in runs))
+    kinds = list(dict.fromkeys((run["case"], run["base"]) for run in runs))
+    # Two in a row, so that they can be read on a small screen.
+    columns = min(2, len(kinds))
+    rows = math.ceil(len(kinds) / columns)
     figure, axes = plt.subplots(
-        len(bases),
-        len(cases),
-        figsize=(3.4 * len(cases) + 1, 3 * len(bases) + 0.6),
+        rows,
+        columns,
+        figsize=(3.6 * columns + 0.4, 2.9 * rows + 0.6),
         layout="constrained",
         sharey=True,
         squeeze=False,
     )
-    for (i, base), (j, case) in itertools.product(enumerate(bases), enumerate(cases)):
-        ax = axes[i, j]
-        found = [r for r in runs if (r["case"], r["base"]) == (case, base)]
-        panel(ax, found)
-        ax.set_title(f"{case}, {base}")
+    for ax in axes.flat[len(kinds) :]:
+        ax.set_visible(False)
+    for ax, (case, base) in zip(axes.flat, kinds, strict=False):
+        panel(ax, [r for r in runs if (r["case"], r["base"]) == (case, base)])
+        size = re.sub(r" (\d+) x (\d+)", r", \1 layers of \2", case)
+        ax.set_title(f"{size}: {base.capitalize()}")
         ax.set_xlabel("weight of the conditions")
     for ax in axes[:, 0]:
         ax.set_ylabel("relative L2 error")
     legends = [ax.get_legend_handles_labels() for ax in axes.flat]
     lines = {label: line for pair in legends for line, label in zip(*pair, strict=True)}
-    figure.legend(
-        handles=list(lines.values()), loc="outside lower center", ncols=2 * len(cases)
-    )
+    figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=3)
     pictures.save(figure, path)
 
 
