@@ -13,7 +13,7 @@ QUICK_COMPILATION := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
   XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test compatibility constraints lint types docs overhead clean
+.PHONY: help demo test compatibility constraints lint types docs results overhead clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -47,8 +47,13 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.dev
+	$(BIN)/python -m docs.results --check
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b doctest docs docs/_build/doctest
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b html docs docs/_build/html
+
+# Writes the measured numbers into the pages, from benchmarks/results and docs/demo.json.
+results: $(VENV)/.dev
+	$(BIN)/python -m docs.results
 
 overhead: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.overhead

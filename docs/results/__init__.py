@@ -1,0 +1,10 @@
+"""The measured numbers on the pages, from the files that the programs wrote.
+
+python -m docs.results            # writes them into docs/ and both README.md
+python -m docs.results --check    # compares only
+
+A page holds the numbers themselves, so that it can be read anywhere, and says in
+comments where they come from. Between `<!-- results: EXPRESSION -->` and `<!-- end -->`
+stands a table, and in front of `<!-- = EXPRESSION -->` a number. The expressions are
+calls of the functions in `names.py`.
+"""

@@ -1,0 +1,109 @@
+"""Measured numbers on the pages come from the records: what is stale is found."""
+
+import re
+
+import pytest
+
+from docs.results.names import score
+from docs.results.pages import filled, places
+from docs.results.records import ResultError, best
+
+PAGE = """\
+# Page
+
+Errors of 0.50<!-- = error() --> (or 0.30<!-- = other("a, b") -->).
+
+<!-- results: table() -->
+
+| a |
+| --- |
+| 1 |
+
+[Raw values](../raw.json), [site](https://site.org)
+<!-- end -->
+
+The end.
+"""
+NAMES_OF_PAGE = {
+    "error": lambda: "0.50",
+    "other": lambda text: "0.30",
+    "table": lambda: (
+        "| a |\n| --- |\n| 1 |\n\n[Raw values](raw.json), [site](https://site.org)"
+    ),
+}
+
+
+def messages(text, names=NAMES_OF_PAGE):
+    found = places(text, "docs/page.md", names)
+    return [message for place in found for message in place.differences()]
+
+
+def test_nothing_is_said_of_a_page_that_holds_the_numbers():
+    assert messages(PAGE) == []
+    assert filled(PAGE, "docs/page.md", NAMES_OF_PAGE) == PAGE
+
+
+def test_a_stale_number_is_found_with_page_and_line():
+    (message,) = messages(PAGE.replace("0.50<", "0.51<"))
+    assert message == "docs/page.md:3: error()\n  found    0.51\n  expected 0.50"
+
+
+def test_a_stale_line_of_a_table_is_found_with_page_and_line():
+    (message,) = messages(PAGE.replace("| 1 |", "| 2 |"))
+    assert message == "docs/page.md:9: table()\n  found    | 2 |\n  expected | 1 |"
+
+
+def test_a_row_too_many_is_found():
+    stale = PAGE.replace("| 1 |\n", "| 1 |\n| 2 |\n")
+    assert messages(stale)[0].startswith("docs/page.md:10: table()\n  found    | 2 |")
+
+
+def test_writing_makes_a_page_whole_and_is_idempotent():
+    stale = PAGE.replace("0.30<", "0.0<").replace("| 1 |\n", "")
+    assert filled(stale, "docs/page.md", NAMES_OF_PAGE) == PAGE
+    empty = re.sub(r"(-->\n)\n\|.*?(<!-- end)", r"\1\2", PAGE, flags=re.DOTALL)
+    assert filled(empty, "docs/page.md", NAMES_OF_PAGE) == PAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1<!-- = unknown() -->", "docs/page.md:1: .*: name 'unknown' is not"),
+        (
+            "\n1<!-- = score('none') -->",
+            "docs/page.md:2: .*no file .*none_cpu",
+        ),
+        (
+            "1<!-- = score('pinn_depth', depth=3) -->",
+            "docs/page.md:1: .*pinn_depth_cpu.json has no run with depth 3",
+        ),
+        (
+            "1<!-- = score('pinn_depth', depth=64) -->",
+            "docs/page.md:1: .*has several runs with depth 64",
+        ),
+        (
+            "1<!-- = score('pinn_depth', 'muon', rate=7, depth=64) -->",
+            "docs/page.md:1: .*no rate of 7",
+        ),
+        ("1<!-- = score( -->", "docs/page.md:1: score\\(: .*never closed"),
+        ("1<!-- = words() -->", "docs/page.md:1: words.*: a number is one word"),
+        ("\n1 <!-- = words() -->", "docs/page.md:2: .*right in front"),
+        ("\n<!-- results: words() -->\n", "docs/page.md:2: there is no <!-- end -->"),
+        (
+            "<!-- results: words() -->\n<!-- results: words() -->\n<!-- end -->",
+            "docs/page.md:1: there is no <!-- end -->",
+        ),
+    ],
+)
+def test_what_gives_no_number_fails_with_one_line(text, message):
+    with pytest.raises(ResultError, match=message) as error:
+        filled(text, "docs/page.md", {"score": score, "words": lambda: "two words"})
+    assert "\n" not in str(error.value)
+
+
+def test_the_best_rate_of_runs_that_differ_in_rates_only():
+    wanted = {"depth": 128, "optimizer": "adam", "scale_control": "none"}
+    result = best("pinn_depth", **wanted)
+    assert len(result.rates) == 3  # of two runs
+    others = [result.at(rate).median for rate in result.rates]
+    assert result.median == min(others)
