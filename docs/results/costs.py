@@ -60,7 +60,7 @@ def times(file: str, command: str, over: str, compiling: bool = False) -> str:
         table(header, cells),
         [file],
         f"`python -m benchmarks.{command}`",
-        f"Over {over}; {words}.",
+        f"Times over that of {over}; {words}.",
     )
 
 

@@ -97,14 +97,14 @@ def is_balanced(result: Result) -> bool:
     return result.settings.get("terms") == "balanced"
 
 
-def setting(results: Sequence[Result]) -> str:
+def setting(results: Sequence[Result], *, without: Sequence[str] = ()) -> str:
     """The settings that all results have in common, in words."""
     words = []
     weighted = [result for result in results if not is_balanced(result)]
     for name, text in SETTINGS.items():
         using = weighted if name == "condition_weight" else results
         values = {result.settings.get(name) for result in using}
-        if len(values) == 1 and None not in values:
+        if len(values) == 1 and None not in values and name not in without:
             words.append(text.format(listed(values)))
             if len(using) < len(results):
                 words[-1] += " unless terms are balanced"
@@ -188,16 +188,19 @@ def burgers() -> str:
     }
     cells = []
     for label, r in found.items():
-        steps = f"{r.settings['steps']:,}"
-        if r.settings.get("lbfgs_steps"):
-            steps += f" + {r.settings['lbfgs_steps']:,}"
-        cells.append([label, steps, f"{r.rate:g}", median(r), seeds(r)])
+        s, numbers = r.settings, [f"{r.rate:g}", median(r), seeds(r)]
+        if s.get("lbfgs_steps"):
+            steps = f"{s['steps']:,} + {s['lbfgs_steps']:,}"
+            cells.append([label, steps, f"{s['lbfgs_points']:,} for L-BFGS", *numbers])
+        else:
+            cells.append(
+                [label, f"{s['steps']:,}", f"{s['interior_points']:,}", *numbers]
+            )
     return with_source(
-        table(["", "steps", "rate", "error", "seeds"], cells),
+        table(["", "steps", "points inside", "rate", "error", "seeds"], cells),
         ["pinn_burgers"],
         f"commands such as {pinn_command(found['muon'])}",
-        f"{setting(list(found.values()))}. For Muon alone, "
-        f"{setting([found['muon']]).lower()}.",
+        f"{setting(list(found.values()))}.",
     )
 
 
@@ -270,17 +273,17 @@ def points(settings: Settings) -> str:
 
 def coefficients(file: str, runs: Mapping[str, str]) -> str:
     """Unknown coefficients of Burgers' equation, by labels of runs and their names."""
-    cells = []
-    for label, name in runs.items():
-        result = best(file, name=name)
-        cells.append([label, median(result), *_off(file, name)])
+    found = {label: best(file, name=name) for label, name in runs.items()}
+    cells = [
+        [label, median(found[label]), *_off(file, name)] for label, name in runs.items()
+    ]
     header = ["", "error of u", "λ off by", "worst seed", "ν off by", "worst seed"]
-    first = best(file, name=next(iter(runs.values())))
+    first = next(iter(found.values()))
     return with_source(
         table(header, cells),
         [file],
         f"commands such as {pinn_command(first)}",
-        f"{setting([best(file, name=name) for name in runs.values()])}.",
+        f"{setting(list(found.values()), without=['condition_points'])}.",
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from docs.results.records import Result, device, path_of
 from examples.common.options import defaults
-from examples.pinn.config import Config
+from examples.pinn.config import OF_OLDER_RUNS, Config
 
 NOT_RESULTS = ("out", "chunk", "checkpoint_every", "lbfgs_points", "resume")
 """Options that do not change the result of a run, or only with others."""
@@ -104,7 +104,9 @@ def train_command(program: str, config: type[Any], result: Result) -> str:
 
 
 def pinn_command(result: Result) -> str:
-    settings = {"terms": "weighted", **result.settings}
+    settings = {**OF_OLDER_RUNS, **result.settings}
+    # A problem in a file of one's own is recorded with the folder of that file.
+    settings["problem"] = Path(settings["problem"]).name
     return train_command(
         "examples.pinn", Config, dataclasses.replace(result, settings=settings)
     )

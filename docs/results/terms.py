@@ -155,7 +155,9 @@ def weights() -> str:
     header = ["", "best weight", "a hundredth of it", "a hundred times it"]
     header += ["balanced, over the best", "balanced, over weight 1"]
     return with_source(
-        table(header, cells), ["loss_terms_cpu", "loss_terms_gpu"], COMMAND
+        table(header, cells),
+        ["loss_terms_cpu", "loss_terms_gpu"],
+        "the commands of the table of errors",
     )
 
 
