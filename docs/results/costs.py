@@ -9,6 +9,7 @@ from docs.results.tables import number, table, with_source
 def overhead() -> str:
     """Updates over those of adam alone, compiling over that of clip_by_block_rms."""
     record = content("overhead")
+    settings = record["settings"]
     times = {name: np.median(t) for name, t in record["update_seconds"].items()}
     compiling = {n: sum(t) for n, t in record["trace_and_compile_seconds"].items()}
     cells = [
@@ -23,6 +24,8 @@ def overhead() -> str:
         table(["in front of adam", "update", "compile"], cells),
         ["overhead"],
         "`python -m benchmarks.overhead`",
+        f"Medians of {settings['rounds']} rounds, and {settings['leaves']:,} small "
+        "leaves.",
     )
 
 
@@ -67,6 +70,11 @@ def times(file: str, command: str, over: str, compiling: bool = False) -> str:
 def derivatives() -> str:
     """The residual of a Laplacian and its gradient, beside other methods."""
     return times("pinn_derivatives", "pinn_derivatives", "ours", compiling=True)
+
+
+def results_of(example: str) -> list[float]:
+    """What a single-file example came to, for each seed."""
+    return list(content("minimal_examples")["results"][example])
 
 
 def largest_error() -> str:

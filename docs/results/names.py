@@ -8,6 +8,7 @@ from docs.results.costs import (
     image_steps,
     largest_error,
     overhead,
+    results_of,
     system_steps,
     term_steps,
 )
@@ -56,14 +57,14 @@ def score(file: str, label: str = "", rate: float | None = None, **wanted: Any) 
     return median(result if rate is None else result.at(rate))
 
 
-def least(values: Iterable[float]) -> str:
-    """The smallest of several numbers."""
-    return number(min(values))
+def least(values: Iterable[float], figures: int = 2) -> str:
+    """The smallest of several numbers, with so many digits."""
+    return number(min(values), figures)
 
 
-def most(values: Iterable[float]) -> str:
-    """The largest of several numbers."""
-    return number(max(values))
+def most(values: Iterable[float], figures: int = 2) -> str:
+    """The largest of several numbers, with so many digits."""
+    return number(max(values), figures)
 
 
 NAMES = {
@@ -73,7 +74,7 @@ NAMES = {
         *(efficientnet, efficientnet_variance_preserving, fashion_mnist, helmholtz),
         *(image_steps, inverse, largest_error, least, longer_runs, loss_terms, most),
         *(over_best_weight, over_weight_1, overhead, pinn_depth, pinn_rates),
-        *(pinn_seeds, problems, resnet101, score, system_steps, term_steps),
+        *(pinn_seeds, problems, resnet101, results_of, score, system_steps, term_steps),
         *(variants, weights, what_goes_with_muon, where_it_wins),
     )
 }
