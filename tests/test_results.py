@@ -5,8 +5,8 @@ import re
 import pytest
 
 from docs.results.names import score
-from docs.results.pages import filled, places
-from docs.results.records import ResultError, best
+from docs.results.pages import BLOCK, INLINE, filled, places
+from docs.results.records import ROOT, ResultError, best
 
 PAGE = """\
 # Page
@@ -107,3 +107,23 @@ def test_the_best_rate_of_runs_that_differ_in_rates_only():
     assert len(result.rates) == 3  # of two runs
     others = [result.at(rate).median for rate in result.rates]
     assert result.median == min(others)
+
+
+# Published by others, or chosen by us: a threshold, a rate, a range of weights.
+OTHERS = {
+    "pinns": {"0.197", "0.0064", "0.0020", "5.6e-4", "0.1"},
+    "loss_terms": {"0.0020", "0.01", "1e-2"},
+    "images": set(),
+    "choosing": set(),
+    "faq": set(),
+    "examples": set(),
+}
+
+
+@pytest.mark.parametrize("page", OTHERS)
+def test_every_measured_number_in_the_text_says_where_it_is_from(page):
+    text = (ROOT / f"docs/{page}.md").read_text()
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\(https?:[^)]*\)|`[^`]*`", "", text)
+    text = INLINE.sub("", BLOCK.sub("", text))
+    assert set(re.findall(r"\d[\d.]*e-\d+|\d+\.\d+", text)) <= OTHERS[page]

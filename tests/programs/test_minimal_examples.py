@@ -4,6 +4,7 @@ import ast
 import contextlib
 import inspect
 import io
+import json
 import re
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks import minimal_examples
 from examples import minimal_image_classifier as classifier
 from examples import minimal_pinn as pinn
 
@@ -153,3 +155,12 @@ def test_pinn_learns(capsys):
     assert losses[-1] < losses[0] / 1.5
     assert printed("step", output) == [50, 100, 150]
     assert printed("relative L2 error", output)[-1] == pytest.approx(error, abs=1e-4)
+
+
+def test_the_benchmark_records_each_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        minimal_examples, "EXAMPLES", {"example": lambda seed: 2 * seed}
+    )
+    out = tmp_path / "minimal.json"
+    minimal_examples.main(minimal_examples.Options(seeds=3, out=out))
+    assert json.loads(out.read_text())["results"] == {"example": [0, 2, 4]}
