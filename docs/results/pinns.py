@@ -290,10 +290,11 @@ def coefficients(file: str, runs: Mapping[str, str]) -> str:
 def _off(file: str, name: str) -> list[str]:
     """By how much λ and ν are off: the median over the seeds and the largest."""
     (run,) = (run for run in content(file)["runs"] if run["name"] == name)
-    (convection,), (log_nu,) = run["unknowns"]["convection"], run["unknowns"]["log_nu"]
+    rate = run["settings"]["lr"].index(best(file, name=name).rate)
+    found = {key: np.array(rows[rate]) for key, rows in run["unknowns"].items()}
     exact = PROBLEMS["burgers-inverse"].exact_unknowns
-    off_convection = np.abs(np.array(convection) / exact["convection"] - 1)
-    off_nu = np.abs(np.exp(np.array(log_nu)) / NU - 1)
+    off_convection = np.abs(found["convection"] / exact["convection"] - 1)
+    off_nu = np.abs(np.exp(found["log_nu"]) / NU - 1)
     return [
         f"{number(100 * x)} %"
         for off in (off_convection, off_nu)

@@ -2,11 +2,15 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from docs.results.names import score
 from docs.results.pages import BLOCK, INLINE, filled, places
-from docs.results.records import ROOT, ResultError, best
+from docs.results.records import ROOT, Result, ResultError, best
+from docs.results.verdicts import verdict
+from examples.image_classification.scores import ACCURACY
+from examples.pinn.scores import ERROR
 
 PAGE = """\
 # Page
@@ -107,6 +111,35 @@ def test_the_best_rate_of_runs_that_differ_in_rates_only():
     assert len(result.rates) == 3  # of two runs
     others = [result.at(rate).median for rate in result.rates]
     assert result.median == min(others)
+
+
+def result(measure, *scores):
+    return Result(measure, {}, 1e-3, {1e-3: np.array(scores)})
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "expected"),
+    [
+        ([1, 2, 3], [4, 5, 6], "wins"),
+        ([1, 2, 4], [4, 5, 6], "ties"),  # one seed is no better
+        ([1, 5, 6], [2, 3, 5], "ties"),  # nor is the median worse than all
+        ([1, 5, 6], [2, 3, 4], "loses"),  # though one seed is the best
+    ],
+)
+def test_the_verdict_is_strict_against_ourselves(ours, other, expected):
+    assert verdict(result(ERROR, *ours), result(ERROR, *other)) == expected
+    # Accuracies are better the higher they are.
+    ours, other = 1 - np.array(ours) / 10, 1 - np.array(other) / 10
+    found = verdict(result(ACCURACY, *ours), result(ACCURACY, *other))
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"), [(0.92, "wins"), (0.91, "ties"), (0.88, "loses")]
+)
+def test_one_seed_is_a_range_of_a_standard_error(ours, expected):
+    pair = result(ACCURACY, ours), result(ACCURACY, 0.9)
+    assert verdict(*pair, 0.006) == expected
 
 
 # Published by others, or chosen by us: a threshold, a rate, a range of weights.
