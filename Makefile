@@ -13,7 +13,7 @@ QUICK_COMPILATION := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
   XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test compatibility constraints lint types docs results overhead clean
+.PHONY: help demo test compatibility constraints lint types docs results overhead dist clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -57,6 +57,13 @@ results: $(VENV)/.dev
 
 overhead: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.overhead
+
+# The sdist, and the wheel made of it. The same commit gives the same bytes: files have the
+# time of the commit, and hatchling is that of constraints.txt.
+dist: $(VENV)/.dev
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	  $(BIN)/python -m build --no-isolation --outdir dist .
 
 # Takes the newest versions of everything into constraints.txt.
 constraints:
