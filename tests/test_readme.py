@@ -76,8 +76,3 @@ def test_the_sgd_form_trains():
         params, state, value = names["train_step"](params, state, x, y)
         values.append(value)
     assert values[-1] < values[0] / 2
-
-
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)", README))
-def test_links_lead_somewhere(link):
-    assert (ROOT / link).exists()
