@@ -35,7 +35,7 @@ test: $(VENV)/.test $(VENV)/.integrations
 	$(QUICK_COMPILATION) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet \
 	  --compatibility-report=$(VENV)/compatibility.json
 
-# Writes the README's compatibility table from the tests that ran last.
+# Writes the table of docs/compatibility.md from the tests that ran last.
 compatibility:
 	$(BIN)/python -m tests.compatibility_table $(VENV)/compatibility.json
 

@@ -42,6 +42,8 @@ napoleon_use_rtype = False
 # have testcode directives of their own, which share their names within a page.
 doctest_test_doctest_blocks = ""
 doctest_global_setup = "import matplotlib; matplotlib.use('agg')"
+# A page imports the network whose file it shows.
+doctest_path = [".."]
 
 html_theme = "furo"
 html_title = f"stablegrad-optax {version}"
@@ -73,7 +75,7 @@ html_theme_options = {
 highlight_options = {"stripnl": True}
 
 
-# Formulas are MathML, which browsers draw by themselves: no script, no fonts, no network.
+# Formulas are MathML, which browsers draw without a script, fonts or a network.
 MATHML = LatexToMathML(fancy_error=False)
 
 

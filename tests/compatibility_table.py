@@ -1,7 +1,7 @@
-"""The README's compatibility table, from the outcomes of the tests that show it.
+"""The compatibility table of the docs, from the outcomes of the tests that show it.
 
 python -m pytest --compatibility-report compatibility.json
-python -m tests.compatibility_table compatibility.json            # writes README.md
+python -m tests.compatibility_table compatibility.json            # writes the page
 python -m tests.compatibility_table compatibility.json --check    # compares only
 """
 
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "compatibility.md"
 BEGIN, END = "<!-- compatibility: generated -->\n", "<!-- compatibility: end -->\n"
 
 KINDS = {
@@ -50,8 +50,8 @@ def table(outcomes: Iterable[dict[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def in_readme(text: str, generated: str) -> str:
-    """README text with the generated table between its marks."""
+def in_page(text: str, generated: str) -> str:
+    """The page's text with the generated table between its marks."""
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     return before + BEGIN + "\n" + generated + "\n" + END + after
@@ -62,16 +62,16 @@ def main() -> int:
     parser.add_argument("report", type=Path, help="what --compatibility-report wrote")
     parser.add_argument("--check", action="store_true", help="compare, do not write")
     arguments = parser.parse_args()
-    text = README.read_text()
-    expected = in_readme(text, table(json.loads(arguments.report.read_text())))
+    text = PAGE.read_text()
+    expected = in_page(text, table(json.loads(arguments.report.read_text())))
     if not arguments.check:
-        README.write_text(expected)
+        PAGE.write_text(expected)
         return 0
     if text == expected:
         return 0
     print(
-        "error: the compatibility table in README.md is not that of the tests that "
-        "ran; `make compatibility` writes it.",
+        f"error: the table in {PAGE.name} is not that of the tests that ran; "
+        "`make compatibility` writes it.",
         file=sys.stderr,
     )
     return 1

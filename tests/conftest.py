@@ -54,7 +54,7 @@ def compiled_once(tmp_path_factory):
     compilation_cache.reset_cache()
 
 
-# --- What the README's compatibility table is made of ---
+# --- What the compatibility table of the docs is made of ---
 #
 # A test with the mark `compatible(kind, name)` shows that StableGrad works with `name`.
 # `--compatibility-report FILE` writes what became of each; tests/compatibility_table.py
