@@ -1,13 +1,14 @@
 import tomllib
 from pathlib import Path
 
-from docutils.nodes import SkipNode
+from docutils.nodes import SkipNode, Text, literal_block
 from math_core import LatexError, LatexToMathML
 from sphinx.util import logging
 
 import stablegrad_optax
 
-PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 project = "stablegrad-optax"
 author = copyright = "the stablegrad-optax authors"
@@ -43,7 +44,7 @@ napoleon_use_rtype = False
 doctest_test_doctest_blocks = ""
 doctest_global_setup = "import matplotlib; matplotlib.use('agg')"
 # A page imports the network whose file it shows.
-doctest_path = [".."]
+doctest_path = [str(ROOT)]
 
 html_theme = "furo"
 html_title = f"stablegrad-optax {version}"
@@ -98,5 +99,15 @@ def visit_displaymath(translator, node):
     raise SkipNode
 
 
+def without_file_names(app, doctree):
+    """Leaves out the lines above a diff, which name files by their absolute paths."""
+    for block in doctree.findall(literal_block):
+        if block.get("language") == "udiff":
+            _, _, _, lines = block.astext().split("\n", 3)
+            block.rawsource = lines
+            block[:] = [Text(lines)]
+
+
 def setup(app):
+    app.connect("doctree-read", without_file_names)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))

@@ -27,9 +27,10 @@ def stablegrad(
 
     .. math::
 
-        \hat G = \gamma_l G, \qquad
-        \gamma_l = \rho / \sigma_l, \qquad
+        \begin{gathered}
+        \hat G = \gamma_l G, \qquad \gamma_l = \rho / \sigma_l \\
         \sigma_l = \max(\operatorname{std}, \operatorname{rms} / 16)
+        \end{gathered}
 
     with the standard deviation and the root mean square of all elements of the layer's
     weight gradients. The floor matters only where they are nearly equal: it keeps the

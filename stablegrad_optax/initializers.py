@@ -97,8 +97,10 @@ def critical(
 
     .. math::
 
-        \chi = \sigma_w^2 E[\varphi'(\sqrt q z)^2] = 1, \qquad
+        \begin{gathered}
+        \chi = \sigma_w^2 E[\varphi'(\sqrt q z)^2] = 1 \\
         q = \sigma_w^2 E[\varphi(\sqrt q z)^2] + \sigma_b^2
+        \end{gathered}
 
     For tanh without bias variance :math:`\sigma_w^2 = 1`, at :math:`q = 0`; for ReLU 2.
     Where there are several fixed points, the smallest :math:`q` is taken.
