@@ -1,0 +1,155 @@
+r"""The network of docs/remove_batchnorm.md, with BatchNorm and with what replaces it.
+
+python -m benchmarks.remove_batchnorm [--out FILE.json]
+
+All methods train with SGD with momentum, the same schedule, rates and seeds, on the
+handwritten digits of scikit-learn.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import rich
+from flax import nnx
+from rich.progress import track
+from rich.table import Table
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import stablegrad_optax as sg
+from benchmarks import common
+from examples.remove_batchnorm import after, before
+
+Network = before.ResNet | after.ResNet
+
+
+def deleted(blocks: int, width: int, rngs: nnx.Rngs) -> after.ResNet:
+    """The network without BatchNorm, but with the weights that it had before."""
+    model = after.ResNet(blocks, width, rngs)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Conv):
+            init = nnx.initializers.lecun_normal()  # Flax's default
+            module.kernel[...] = init(rngs.params(), module.kernel.shape)
+    return model
+
+
+METHODS: dict[str, tuple[Callable[..., Network], optax.GradientTransformation]] = {
+    "BatchNorm": (before.ResNet, optax.identity()),
+    "deleted": (deleted, optax.identity()),
+    "deleted, StableGrad": (deleted, sg.stablegrad()),
+    "weights": (after.ResNet, optax.identity()),
+    "weights, clip": (after.ResNet, optax.clip_by_global_norm(1.0)),
+    "weights, AGC": (after.ResNet, optax.adaptive_grad_clip(0.01)),
+    "weights, StableGrad": (after.ResNet, sg.stablegrad()),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(common.Options):
+    """A ResNet on digits, with BatchNorm and with what replaces it."""
+
+    blocks: int = 8
+    width: int = 16
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    seeds: int = 3
+    epochs: int = 10
+    batch_size: int = 64
+
+
+def digits() -> tuple[jax.Array, jax.Array, np.ndarray, np.ndarray]:
+    """Images, labels, and the indices of training and test images."""
+    data = load_digits()
+    train, test = train_test_split(
+        np.arange(len(data.target)), test_size=0.2, stratify=data.target, random_state=0
+    )
+    images = jnp.asarray(data.images[..., None] / 16, jnp.float32)
+    return images, jnp.asarray(data.target), train, test
+
+
+def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+class Program:
+    """A method's step, compiled once: SGD is linear in its rate."""
+
+    def __init__(self, name: str, options: Options, steps: int):
+        self.make_network, control = METHODS[name]
+        self.options = options
+        schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, steps // 10, steps)
+        sgd = optax.sgd(schedule, momentum=0.9)
+        self.tx = optax.with_extra_args_support(optax.chain(control, sgd))
+        self.step = nnx.jit(self._step)
+
+    def start(self, seed: int) -> tuple[Network, optax.OptState]:
+        """A network, and the state of its optimizer."""
+        options = self.options
+        network = self.make_network(options.blocks, options.width, nnx.Rngs(seed))
+        return network, self.tx.init(nnx.state(network, nnx.Param))
+
+    def _step(self, network, state, images, labels, rate):
+        def loss_fn(network):
+            logits = network(images)
+            return loss(logits, labels), logits
+
+        (_, logits), grads = nnx.value_and_grad(loss_fn, has_aux=True)(network)
+        # The paper's reference, which only stablegrad takes.
+        reference = sg.reference_scale(jax.grad(loss)(logits, labels))
+        params = nnx.state(network, nnx.Param)
+        updates, state = self.tx.update(grads, state, params, reference=reference)
+        updates = jax.tree.map(lambda u: rate * u, updates)
+        nnx.update(network, optax.apply_updates(params, updates))
+        return state
+
+
+@nnx.jit
+def accuracy(network: Network, images: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.mean(network(images).argmax(axis=-1) == labels)
+
+
+def measure(options: Options) -> list[dict[str, Any]]:
+    """The test accuracy of every method at every rate with every seed."""
+    images, labels, train, test = digits()
+    per_epoch = len(train) // options.batch_size
+
+    def train_one(program: Program, rate: float, seed: int) -> float:
+        network, state = program.start(seed)
+        rng = np.random.default_rng(seed)
+        for _ in range(options.epochs):
+            order = rng.permutation(train)[: per_epoch * options.batch_size]
+            for i in order.reshape(per_epoch, -1):
+                state = program.step(network, state, images[i], labels[i], rate)
+        network.eval()  # BatchNorm takes its running statistics
+        return float(accuracy(network, images[test], labels[test]))
+
+    runs = []
+    for name in METHODS:
+        program = Program(name, options, options.epochs * per_epoch)
+        for rate in track(options.rates, name):
+            accuracies = [train_one(program, rate, s) for s in range(options.seeds)]
+            runs.append({"method": name, "rate": rate, "accuracies": accuracies})
+    return runs
+
+
+def table(options: Options, runs: list[dict[str, Any]]) -> Table:
+    """Median accuracy over the seeds, by method and rate."""
+    table = Table("", *map(str, options.rates), title="test accuracy by rate")
+    for name in METHODS:
+        medians = [np.median(r["accuracies"]) for r in runs if r["method"] == name]
+        table.add_row(name, *(f"{median:.3f}" for median in medians))
+    return table
+
+
+def main(options: Options) -> None:
+    runs = measure(options)
+    rich.print(table(options, runs))
+    common.save(options, {"runs": runs})
+
+
+if __name__ == "__main__":
+    common.run(Options, main)

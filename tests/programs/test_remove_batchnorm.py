@@ -1,0 +1,79 @@
+"""The network of docs/remove_batchnorm.md, and the benchmark that trains it."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from benchmarks import remove_batchnorm as benchmark
+from examples.remove_batchnorm import after, before
+from stablegrad_optax import __version__
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_nothing_is_left_of_batchnorm():
+    networks = {m: m.ResNet(2, 4, nnx.Rngs(0)) for m in (before, after)}
+    statistics = {m: len(nnx.state(n, nnx.BatchStat)) for m, n in networks.items()}
+    assert statistics[before] > statistics[after] == 0
+    kernels = {
+        m: [x.shape for x in jax.tree.leaves(nnx.state(n, nnx.Param)) if x.ndim > 1]
+        for m, n in networks.items()
+    }
+    assert kernels[before] == kernels[after]
+
+
+def test_all_branches_together_are_as_large_as_one_shortcut():
+    x = jax.random.normal(jax.random.key(0), (4, 16, 16, 64))
+    blocks = [after.Block(64, 9, nnx.Rngs(i)) for i in range(9)]
+    # Away from the border, where convolutions see zeros.
+    branches = [
+        block.conv2(nnx.relu(block.conv1(x)))[:, 2:-2, 2:-2] for block in blocks
+    ]
+    total = sum(np.mean(branch**2) for branch in branches)
+    assert float(total) == pytest.approx(float(np.mean(x**2)), rel=0.2)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_record_holds_every_run(tmp_path, monkeypatch, capsys):
+    one = {"weights, StableGrad": benchmark.METHODS["weights, StableGrad"]}
+    monkeypatch.setattr(benchmark, "METHODS", one)
+    out = tmp_path / "record.json"
+    options = benchmark.Options(
+        blocks=1, width=4, rates=(0.1, 0.3), seeds=2, epochs=1, out=out
+    )
+    benchmark.main(options)
+    record = json.loads(out.read_text())
+    assert record["stablegrad_optax"] == __version__
+    assert [run["rate"] for run in record["runs"]] == [0.1, 0.3]
+    for run in record["runs"]:
+        assert len(set(run["accuracies"])) == 2
+        assert all(0 <= accuracy <= 1 for accuracy in run["accuracies"])
+    assert "test accuracy by rate" in capsys.readouterr().out
+
+
+def test_the_default_weights_are_those_of_before():
+    def size(network):
+        return np.std([block.conv2.kernel[...] for block in network.blocks])
+
+    old, new = before.ResNet(4, 32, nnx.Rngs(0)), benchmark.deleted(4, 32, nnx.Rngs(0))
+    assert size(new) == pytest.approx(size(old), rel=0.05)
+    assert size(after.ResNet(4, 32, nnx.Rngs(0))) < 0.6 * size(new)
+
+
+def test_the_table_of_the_page_is_the_record():
+    file = ROOT / "benchmarks/results/remove_batchnorm_cpu.json"
+    record = json.loads(file.read_text())
+    assert list(benchmark.METHODS) == [
+        *dict.fromkeys(r["method"] for r in record["runs"])
+    ]
+    page = (ROOT / "docs/remove_batchnorm.md").read_text()
+    _, *lines = page.split("| rate |")[1].split("\n\n")[0].splitlines()[1:]
+    for method, line in zip(benchmark.METHODS, lines, strict=True):
+        runs = [r for r in record["runs"] if r["method"] == method]
+        assert [r["rate"] for r in runs] == record["settings"]["rates"]
+        medians = [f"{np.median(r['accuracies']):.3f}" for r in runs]
+        assert line.replace("**", "").strip("| ").split(" | ")[1:] == medians
