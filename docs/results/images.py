@@ -168,3 +168,47 @@ def fashion_mnist() -> str:
     return with_source(
         table(header, cells), [file, short], command, setting(file, tried)
     )
+
+
+REPLACEMENTS = {
+    "BatchNorm": "BatchNorm",
+    "deleted": "deleted, nothing else",
+    "deleted, StableGrad": "deleted, StableGrad",
+    "weights": "new weights",
+    "weights, clip": "new weights, clip",
+    "weights, AGC": "new weights, AGC",
+    "weights, StableGrad": "new weights, StableGrad",
+}
+"""The labels of the methods of benchmarks.remove_batchnorm."""
+
+
+def remove_batchnorm() -> str:
+    """Accuracy over the learning rate, the best one of each row in bold."""
+    record = content("remove_batchnorm")
+    rates = record["settings"]["rates"]
+    medians = {
+        (run["method"], run["rate"]): float(np.median(run["accuracies"]))
+        for run in record["runs"]
+    }
+    cells = []
+    for method, label in REPLACEMENTS.items():
+        row = [medians[method, rate] for rate in rates]
+        bold = [f"**{x:.3f}**" if x == max(row) else f"{x:.3f}" for x in row]
+        cells.append([label, *bold])
+    return with_source(
+        table(["rate", *(f"{rate:g}" for rate in rates)], cells),
+        ["remove_batchnorm"],
+        "`python -m benchmarks.remove_batchnorm`",
+        f"Medians of {record['settings']['seeds']} seeds, "
+        f"{record['settings']['epochs']} epochs.",
+    )
+
+
+def lowest_of(method: str, rate: float) -> str:
+    """The lowest accuracy of the seeds of a method in that table."""
+    (run,) = (
+        run
+        for run in content("remove_batchnorm")["runs"]
+        if (run["method"], run["rate"]) == (method, rate)
+    )
+    return f"{min(run['accuracies']):.2f}"
