@@ -1,78 +1,103 @@
-"""What the README shows is run, and its links lead somewhere."""
+"""What the README shows is run, and what it says was measured is in the records."""
 
+import itertools
 import re
 from pathlib import Path
 
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+
+import stablegrad_optax as sg
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+DIFFS = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
 
 
-def names_of_blocks():
-    names = {}
-    for block in BLOCKS:
-        exec(compile(block, "README.md", "exec"), names)
-        names.setdefault("first", names["tx"])
-    return names
+def side(diff, sign):
+    """The code of a diff before ("-") or after ("+")."""
+    kept = [line[1:] for line in diff.splitlines() if line[:1] in (" ", sign, "")]
+    return compile("\n".join(kept), "README.md", "exec")
 
 
-def training_data():
-    keys = jax.random.split(jax.random.key(0), 8)
-    widths = [2] + 6 * [16]
-    hidden = [
-        {"kernel": jax.random.normal(key, (n, m)) / np.sqrt(n), "bias": jnp.zeros(m)}
-        for key, n, m in zip(keys, widths[:-1], widths[1:], strict=False)
+def mlp(params, x):
+    for layer in params["hidden"]:
+        x = jnp.tanh(x @ layer["kernel"] + layer["bias"])
+    return x @ params["last"]["kernel"]
+
+
+def initial_params(key, widths):
+    *hidden, last = [
+        {"kernel": jax.random.normal(k, (n, m)) / np.sqrt(n), "bias": jnp.zeros(m)}
+        for k, (n, m) in zip(
+            jax.random.split(key, len(widths) - 1),
+            itertools.pairwise(widths),
+            strict=True,
+        )
     ]
-    params = {
-        "hidden": hidden,
-        "last": {"kernel": jax.random.normal(keys[6], (16, 1)) / 4},
-    }
-    x = jax.random.normal(keys[7], (32, 2))
-    return params, x, x[:, :1] * x[:, 1:]
+    return {"hidden": hidden, "last": last}
 
 
-def test_the_chain_before_adam_trains():
-    names = names_of_blocks()
-    assert "optax.chain(sg.stablegrad(), optax.adam(1e-3))" in BLOCKS[0]
-    params, x, y = training_data()
-    tx, state = names["first"], names["first"].init(params)
+def residual(params, points):
+    """Of u' = 1 in the first coordinate."""
 
-    def loss(params):
-        return names["loss"](names["predict"](params, x, y), x, y)
+    def u(point):
+        return mlp(params, point)[0]
 
-    before = loss(params)
-    update = jax.jit(tx.update)
-    for _ in range(100):
-        updates, state = update(jax.grad(loss)(params), state, params)
-        params = jax.tree.map(jnp.add, params, updates)
-    assert loss(params) < before / 2
+    return jnp.mean((jax.vmap(jax.grad(u))(points)[:, 0] - 1) ** 2)
 
 
-def test_the_form_for_loss_terms_trains():
-    names = {}
-    exec(compile(BLOCKS[1], "README.md", "exec"), names)
-    params, x, _ = training_data()
+def boundary(params, points):
+    return jnp.mean(mlp(params, points.at[:, 0].set(0)) ** 2)
+
+
+@pytest.mark.parametrize("sign", ["-", "+"])
+def test_the_step_for_loss_terms_trains(sign):
+    names = {"jax": jax, "optax": optax, "sg": sg}
+    names |= {"residual": residual, "boundary": boundary}
+    exec(side(DIFFS[0], sign), names)
+    params = initial_params(jax.random.key(0), [2, 16, 16, 1])
+    points = jax.random.normal(jax.random.key(1), (32, 2))
+    before = residual(params, points), boundary(params, points)
     state = names["tx"].init(params)
-    history = []
     for _ in range(100):
-        params, state, values = names["train_step"](params, state, x)
-        history.append(values)
-    for term in ("residual", "boundary"):
-        assert history[-1][term] < history[0][term] / 2
+        params, state = names["train_step"](params, state, points)
+    after = residual(params, points), boundary(params, points)
+    assert after[0] < before[0] / 2
+    assert after[1] < before[1] / 2
 
 
-def test_the_sgd_form_trains():
-    names = names_of_blocks()
-    assert "reference=reference" in BLOCKS[2]
-    params, x, y = training_data()
+class ResNet(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        x = nn.Conv(8, (3, 3))(images)
+        x = x + nn.Conv(8, (3, 3))(nn.relu(x))
+        return nn.Dense(2)(x.mean(axis=(1, 2)))
+
+
+@pytest.mark.parametrize("sign", ["-", "+"])
+def test_the_step_without_batchnorm_trains(sign):
+    names = {"jax": jax, "optax": optax, "sg": sg, "ResNet": ResNet}
+    exec(side(DIFFS[1], sign), names)
+    images = jax.random.normal(jax.random.key(0), (16, 8, 8, 1))
+    labels = (images.mean(axis=(1, 2, 3)) > 0).astype(int)
+    params = names["network"].init(jax.random.key(1), images)["params"]
     state = names["tx"].init(params)
     values = []
     for _ in range(100):
-        params, state, value = names["train_step"](params, state, x, y)
+        params, state, value = names["train_step"](params, state, images, labels)
         values.append(value)
     assert values[-1] < values[0] / 2
+
+
+def test_the_chain_before_adam_is_a_transformation():
+    (chain,) = re.findall(r"`(optax\.chain\(.*?)`", README)
+    tx = eval(chain, {"optax": optax, "sg": sg})
+    params = initial_params(jax.random.key(0), [2, 8, 1])
+    updates, _ = tx.update(params, tx.init(params), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
