@@ -238,11 +238,11 @@ def problems() -> str:
     """Systems, unknown coefficients and other domains, by balanced terms."""
     runs = {
         "Kovasznay flow, the worst of u, v, p": "kovasznay",
-        "the same, fewer steps": "kovasznay-3000-steps",
+        "Kovasznay flow, 3,000 steps": "kovasznay-3000-steps",
         "Burgers inverse, exact values": "burgers-inverse",
         "Burgers inverse, noise of 1 %": "burgers-inverse-noisy",
         "Poisson on an L-shape": "l-shape",
-        "the same, fewer steps and points": "l-shape-3000-steps",
+        "Poisson on an L-shape, 3,000 steps": "l-shape-3000-steps",
         "advection, c = 30": "advection",
         "the same, more steps and points": "advection-10000-steps",
     }
@@ -300,6 +300,19 @@ def _off(file: str, name: str) -> list[str]:
         for off in (off_convection, off_nu)
         for x in (np.median(off), np.max(off))
     ]
+
+
+def inverse_weights() -> str:
+    """Fixed weights of the data and balanced terms, in fewer steps."""
+    runs = {
+        **{f"weight {w:,}": f"weight-{w}" for w in (1, 10, 100, 1000, 10_000)},
+        "balanced": "balanced",
+        **{f"balanced, `weight={w}`": f"balanced-importance-{w}" for w in (10, 30)},
+        **{f"noise, weight {w:,}": f"noisy-weight-{w}" for w in (1000, 10_000)},
+        "noise, balanced": "noisy-balanced",
+        "noise, balanced, `weight=10`": "noisy-balanced-importance-10",
+    }
+    return coefficients("pinn_inverse_weights", runs)
 
 
 def inverse() -> str:

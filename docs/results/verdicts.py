@@ -12,10 +12,9 @@ from docs.results.tables import listed, median, span, table
 WINS, TIES, LOSES = VERDICTS = ("wins", "ties", "loses")
 RULE = (
     "*Wins*: every seed is better than every seed of the other method. *Loses*: the "
-    "median is worse than every seed of the other. *Ties*: neither. For PINNs the "
-    "brackets hold our error over the other's, for images there are accuracies, of "
-    "medians over the seeds at each method's best rate. One seed stands for a range of "
-    "a standard error of the test images to each side."
+    "median is worse than every seed of the other. *Ties*: neither. Numbers are of "
+    "medians over the seeds at each method's best rate, and one seed stands for a range "
+    "of a standard error of the test images to each side."
 )
 
 
