@@ -13,8 +13,8 @@ WINS, TIES, LOSES = VERDICTS = ("wins", "ties", "loses")
 RULE = (
     "*Wins*: every seed is better than every seed of the other method. *Loses*: the "
     "median is worse than every seed of the other. *Ties*: neither. Numbers are of "
-    "medians over the seeds at each method's best rate, and one seed stands for a range "
-    "of a standard error of the test images to each side."
+    "medians over the seeds at each method's best rate. One seed stands for a range of "
+    "a standard error of the test images to each side."
 )
 
 
