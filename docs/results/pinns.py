@@ -162,6 +162,45 @@ def pinn_rates() -> str:
     )
 
 
+SGD = {
+    "sgd": "none",
+    "clip + sgd": "clip",
+    "AGC + sgd": "agc",
+    "StableGrad + sgd": "stablegrad",
+    "StableGrad with the paper's reference + sgd": "stablegrad-prediction",
+}
+
+
+def sgd_rates() -> str:
+    """SGD in a deep network, at each rate."""
+    by_name = {
+        label: best("pinn_sgd", name=f"depth64-sgd-{control}")
+        for label, control in SGD.items()
+    }
+    rates = by_name["sgd"].rates
+    cells = [
+        [label, *(median(result.at(rate)) for rate in rates)]
+        for label, result in by_name.items()
+    ]
+    return with_source(
+        table(["", *(f"{rate:g}" for rate in rates)], cells),
+        ["pinn_sgd"],
+        "`python -m examples.pinn study sgd --depths 64 --seeds 1`",
+        f"{setting(list(by_name.values()), without=['seeds'])}, one seed.",
+    )
+
+
+def sgd_seeds() -> str:
+    """SGD alone and behind StableGrad, at rates below those of the study."""
+    names = {"sgd": "none", "StableGrad + sgd": "stablegrad"}
+    return by_seed(
+        {
+            label: ("pinn_sgd", {"name": f"depth64-sgd-{control}-low-rates"})
+            for label, control in names.items()
+        }
+    )
+
+
 def helmholtz() -> str:
     rows: Rows = {
         f"{label}, {steps:,} steps": (
