@@ -329,7 +329,8 @@ def coefficients(file: str, runs: Mapping[str, str]) -> str:
 def _off(file: str, name: str) -> list[str]:
     """By how much λ and ν are off: the median over the seeds and the largest."""
     (run,) = (run for run in content(file)["runs"] if run["name"] == name)
-    rate = run["settings"]["lr"].index(best(file, name=name).rate)
+    result = best(file, name=name)
+    rate = result.settings["lr"].index(result.rate)
     found = {key: np.array(rows[rate]) for key, rows in run["unknowns"].items()}
     exact = PROBLEMS["burgers-inverse"].exact_unknowns
     off_convection = np.abs(found["convection"] / exact["convection"] - 1)
