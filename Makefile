@@ -1,4 +1,4 @@
-# make demo    trains two PINNs with and without loss weights, and draws them (~3 minutes)
+# make demo    trains two PINNs with and without loss weights, and draws them (4 to 7 minutes)
 # make test    the whole test suite
 # Both make their own virtual environment in .venv; PYTHON says from which Python.
 
