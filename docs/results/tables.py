@@ -98,13 +98,15 @@ def train_command(program: str, config: type[Any], result: Result) -> str:
         if name in NOT_RESULTS or name not in settings or value == known.get(name):
             continue
         values = value if isinstance(value, tuple | list) else (value,)
-        words = " ".join(x if isinstance(x, str) else f"{x:g}" for x in values)
+        words = " ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in values)
         options.append(f"--{name.replace('_', '-')} {words}")
     return f"`python -m {program} train {' '.join(options)} --out run`"
 
 
 def pinn_command(result: Result) -> str:
     settings = {**OF_OLDER_RUNS, **result.settings}
+    if settings["terms"] == "weighted":
+        del settings["max_ratio"]
     # A problem in a file of one's own is recorded with the folder of that file.
     settings["problem"] = Path(settings["problem"]).name
     return train_command(

@@ -211,7 +211,9 @@ class Objective:
         """One gradient from those of the terms."""
         weights = self.weights(losses)
         if self.config.terms == "balanced":
-            return sg.balance_terms(term_grads, weights)
+            return sg.balance_terms(
+                term_grads, weights, max_ratio=self.config.max_ratio
+            )
         # In the order of the terms: a dict's leaves come by name.
         factors = jax.tree.leaves(weights)
         return jax.tree.map(

@@ -336,6 +336,19 @@ def test_one_gradient_is_made_of_named_terms(terms):
     chex.assert_trees_all_close(gradient.total, total, rtol=1e-3, atol=1e-4)
 
 
+def test_a_residual_that_is_nearly_solved_does_not_hold_the_network_back():
+    """Beyond the largest ratio the other term leads: u = 0 is no trap."""
+    grads = {"kernel": np.array([[1.0, -1.0], [-1e-12, 1e-12]], np.float32)}
+    losses = {"initial": 1.0, "residual": 1e-24}
+
+    def combined(max_ratio):
+        config = Config(out=Path("unused"), problem="heat", max_ratio=max_ratio)
+        return Objective(config).combine(grads, losses)["kernel"]
+
+    np.testing.assert_allclose(combined(None), [0.0, 0.0], atol=1e-6)
+    np.testing.assert_allclose(combined(1e4), [1.0, -1.0], rtol=1e-6)
+
+
 def test_stablegrad_after_the_base_sets_the_scale_of_the_update():
     """Each layer then moves by the learning rate, whatever the base optimizer does."""
     config = Config(
@@ -417,6 +430,11 @@ def mistake(capsys, *arguments):
         (["--lr", "0"], "--lr must be one positive, finite number"),
         (["--lr", "1e-3", "0.001"], "--lr must be different numbers"),
         (["--lr", "fast"], "--lr"),
+        (["--max-ratio", "0.5"], "--max-ratio must be None or at least 1, got 0.5"),
+        (
+            ["--terms", "weighted", "--max-ratio", "10"],
+            "--max-ratio must be left out unless --terms balanced, got 10",
+        ),
         (["--condition-weight", "nan"], "--condition-weight must be a positive"),
         (["--condition-weight", "10"], "must be left out, or --terms weighted, got 10"),
         (["--lbfgs-steps", "10"], "--lbfgs-steps must be 0 unless --terms weighted"),
