@@ -1,7 +1,7 @@
 import tomllib
 from pathlib import Path
 
-from docutils.nodes import SkipNode, Text, literal_block
+from docutils.nodes import SkipNode
 from math_core import LatexError, LatexToMathML
 from sphinx.util import logging
 
@@ -72,9 +72,6 @@ html_theme_options = {
         ),
     ],
 }
-# Recipes end before a marker, which ruff sets apart by two lines.
-highlight_options = {"stripnl": True}
-
 
 # Formulas are MathML, which browsers draw without a script, fonts or a network.
 MATHML = LatexToMathML(fancy_error=False)
@@ -99,15 +96,5 @@ def visit_displaymath(translator, node):
     raise SkipNode
 
 
-def without_file_names(app, doctree):
-    """Leaves out the lines above a diff, which name files by their absolute paths."""
-    for block in doctree.findall(literal_block):
-        if block.get("language") == "udiff":
-            _, _, _, lines = block.astext().split("\n", 3)
-            block.rawsource = lines
-            block[:] = [Text(lines)]
-
-
 def setup(app):
-    app.connect("doctree-read", without_file_names)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))

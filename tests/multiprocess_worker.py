@@ -54,7 +54,7 @@ def parse_arguments():
     return parser.parse_args()
 
 
-# [start of connect]
+# recipe: connect
 def connect(options):
     """After this, jax.devices() are those of all processes."""
     # How CPUs talk to each other. GPUs and TPUs have means of their own.
@@ -68,10 +68,10 @@ def connect(options):
     )
 
 
-# [end of connect]
+# end recipe
 
 
-# [start of placement]
+# recipe: placement
 def leaf_sharding(leaf, layout, mesh):
     """FSDP splits a leaf over its largest axis, if it can be split evenly."""
     names = [None] * leaf.ndim
@@ -103,7 +103,7 @@ def global_batch(step, mesh):
     )
 
 
-# [end of placement]
+# end recipe
 
 
 def loss_fn(params, x, y):
@@ -113,7 +113,7 @@ def loss_fn(params, x, y):
     return jnp.mean((x @ last["kernel"] + last["bias"] - y) ** 2)
 
 
-# [start of training]
+# recipe: training
 def train(options):
     tx = optax.chain(sg.stablegrad(), optax.adam(3e-3))
     mesh = Mesh(np.array(jax.devices()), ("data",))
@@ -156,7 +156,7 @@ def train(options):
             checkpoints.save(step + 1, args=ocp.args.StandardSave(state))
 
 
-# [end of training]
+# end recipe
 
 
 def report(**values):
@@ -179,7 +179,7 @@ def checkpoint_manager(directory):
     )
 
 
-# [start of main]
+# recipe: main
 def main():
     options = parse_arguments()
     if options.processes > 1:
@@ -200,7 +200,7 @@ def main():
         os._exit(STOPPED)
 
 
-# [end of main]
+# end recipe
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The measured numbers on the pages, from the files that the programs wrote.
+"""What the pages take from other files: measured numbers, and code.
 
 python -m docs.results            # writes them into docs/ and both README.md
 python -m docs.results --check    # compares only
 
-A page holds the numbers themselves, so that it can be read anywhere, and says in
-comments where they come from. Between `<!-- results: EXPRESSION -->` and `<!-- end -->`
-stands a table, and in front of `<!-- = EXPRESSION -->` a number. The expressions are
-calls of the functions in `names.py`.
+A page holds the numbers and the code themselves, so that it can be read anywhere, and
+says in comments where they come from. Between `<!-- results: EXPRESSION -->` and
+`<!-- end -->` stands a table or a block of code, and in front of
+`<!-- = EXPRESSION -->` a number. The expressions are calls of the functions in
+`names.py`.
 """

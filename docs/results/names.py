@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
-from docs.results import costs, images, pinns, terms, verdicts
+from docs.results import costs, images, pinns, sources, terms, verdicts
 from docs.results.records import best
 from docs.results.tables import median, number
 
@@ -32,6 +32,6 @@ def most(values: Iterable[float], figures: int = 2) -> str:
 
 NAMES = {
     name: function
-    for module in (costs, images, pinns, terms, verdicts)
+    for module in (costs, images, pinns, sources, terms, verdicts)
     for name, function in inspect.getmembers(module, inspect.isfunction)
 } | {function.__name__: function for function in (score, least, most)}

@@ -22,6 +22,7 @@ WORD = r"[\w.,:%/-]+"
 # be a block of its own and end the paragraph.
 INLINE = re.compile(rf"(?P<found>{WORD})(?P<mark><!-- = (?P<expression>.+?) -->)")
 MARK = re.compile(r"<!-- (?:results:|=) ")
+FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)]+)\)")
 FAILURES = (
     *(ResultError, RunError, NameError, SyntaxError, TypeError, KeyError, ValueError),
@@ -130,4 +131,11 @@ def _line(text: str, place: int) -> int:
 def _relative(markdown: str, page: str) -> str:
     """Markdown whose links are as from the root, with links from a page."""
     folder = os.path.dirname(page) or "."
-    return LINK.sub(lambda match: f"]({os.path.relpath(match[1], folder)})", markdown)
+
+    def link(match: re.Match[str]) -> str:
+        return f"]({os.path.relpath(match[1], folder)})"
+
+    # Code is left as it is: indexing and a call look like a link.
+    parts = FENCED.split(markdown)
+    parts[::2] = [LINK.sub(link, text) for text in parts[::2]]
+    return "".join(parts)

@@ -8,6 +8,7 @@ import pytest
 from docs.results.names import score
 from docs.results.pages import BLOCK, INLINE, filled, places
 from docs.results.records import ROOT, Result, ResultError, best
+from docs.results.sources import recipe, source, source_diff
 from docs.results.verdicts import verdict
 from examples.image_classification.scores import ACCURACY
 from examples.pinn.scores import ERROR
@@ -103,6 +104,51 @@ def test_what_gives_no_number_fails_with_one_line(text, message):
     with pytest.raises(ResultError, match=message) as error:
         filled(text, "docs/page.md", {"score": score, "words": lambda: "two words"})
     assert "\n" not in str(error.value)
+
+
+def test_code_on_a_page_is_left_as_it_is():
+    code = "```python\nu = layers[0](x)\n```"
+    page = "<!-- results: code() -->\n<!-- end -->\n"
+    written = filled(page, "docs/page.md", {"code": lambda: code})
+    assert code in written
+    assert filled(written, "docs/page.md", {"code": lambda: code}) == written
+
+
+def test_a_file_is_shown_whole_and_a_recipe_without_its_marks():
+    path = "tests/integrations/test_optimistix.py"
+    code = (ROOT / path).read_text()
+    assert source(path) == f"```python\n{code.rstrip()}\n```"
+    lines = recipe(path, "minimise").splitlines()
+    assert (lines[0], lines[-1]) == ("```python", "```")
+    assert "\n".join(lines[1:-1]) in code
+    assert not any("recipe" in line for line in lines)
+
+
+def test_a_diff_holds_the_lines_of_both_files_and_no_file_name():
+    folder = "examples/remove_batchnorm"
+    first, *lines, last = source_diff(
+        f"{folder}/before.py", f"{folder}/after.py"
+    ).split("\n")
+    assert (first, last) == ("```diff", "```")
+    assert lines[0].startswith("@@ ")
+    assert {line[0] for line in lines} == set("@ +-")
+    assert not any(line.startswith(("+++", "---")) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: source("examples/none.py"), "there is no file examples/none.py"),
+        (
+            lambda: recipe("tests/integrations/test_haiku.py", "none"),
+            "test_haiku.py has no recipe none",
+        ),
+        (lambda: source("docs/index.md"), "must not hold ```"),
+    ],
+)
+def test_code_that_cannot_be_shown_is_an_error(make, message):
+    with pytest.raises(ResultError, match=message):
+        make()
 
 
 def test_the_best_rate_of_runs_that_differ_in_rates_only():
