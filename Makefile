@@ -46,19 +46,21 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# Compares the numbers on the pages with the records, runs their programs, builds them, and
-# follows every link between them and the files here, without a network.
+# Compares the numbers and the code on the pages with the files they are from, runs their
+# programs, builds them, and follows every link between them, as Markdown too, and the files
+# here, without a network.
 docs: $(VENV)/.docs
 	$(BIN)/python -m docs.results --check
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b doctest docs docs/_build/doctest
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b html docs docs/_build/html
-	$(BIN)/lychee --offline --include-fragments --no-progress docs/_build/html *.md examples/*.md
+	$(BIN)/lychee --offline --include-fragments --no-progress docs/_build/html *.md examples/*.md docs/*.md
 
 # Pictures of the pages that were built last; needs Chromium.
 screenshots: $(VENV)/.screenshots
 	$(BIN)/python docs/screenshots.py
 
-# Writes the measured numbers into the pages, from benchmarks/results and docs/demo.json.
+# Writes the measured numbers into the pages, from benchmarks/results and docs/demo.json,
+# and the code of the examples and of the tests' recipes.
 results: $(VENV)/.docs
 	$(BIN)/python -m docs.results
 

@@ -31,6 +31,8 @@ nitpick_ignore = [
     ("py:exc", "ValueError"),
 ]
 
+# Links may lead to the headings of a page, as they do on a code host.
+myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 
 # The docstrings say what is accepted; jax.typing's unions would fill the signatures.

@@ -1,4 +1,4 @@
-"""Writes the measured numbers into the pages, or compares them."""
+"""Writes measured numbers and code into the pages, or compares them."""
 
 import argparse
 import sys
@@ -32,7 +32,7 @@ def main() -> int:
     for message in messages:
         print(message, file=sys.stderr)
     if messages and check:
-        print("`make results` writes the numbers of the records.", file=sys.stderr)
+        print("`make results` writes what the files hold.", file=sys.stderr)
     return 1 if messages else 0
 
 
