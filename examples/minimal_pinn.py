@@ -9,8 +9,12 @@ layers that StableGrad finds, and then the loss terms and the relative L2 error.
 
 The problem is Δu = f on [-1, 1]² with u = 0 on the boundary, where f is chosen such
 that u = sin(πx) sin(πy). The network has 16 hidden tanh layers, without residual
-connections or normalisation layers. For an equation of your own, change `exact`,
-`source`, `sample_points` and `loss_terms`. There are no loss weights to choose.
+connections or normalisation layers. There are no loss weights to choose.
+
+For an equation of your own, change `exact`, `source`, `sample_points` and `loss_terms`.
+On another domain change the grid of `relative_error` too, which covers [-1, 1]²; for
+another number of coordinates or fields, the first and the last of the widths in
+`Network`, which are 2 and 1 (and `[..., 0]`, which drops the axis of a single field).
 """
 
 from collections.abc import Callable
