@@ -303,6 +303,7 @@ def problems() -> str:
 def max_ratio() -> str:
     """Bounds on the factors of balanced terms, where u = 0 solves the equation."""
     heat, helmholtz = "heat, 16 layers", "Helmholtz, 5 layers"
+    advection = "advection, 5 layers"
     rows = [
         (heat, "no bound", best("pinn_max_ratio", name="heat-no-bound")),
         *(
@@ -320,11 +321,13 @@ def max_ratio() -> str:
             "1e3",
             best("loss_terms", **{**HELMHOLTZ, "method": "balanced, max_ratio 1,000"}),
         ),
+        (advection, "no bound", best("pinn_problems", name="advection")),
+        (advection, "1e4", best("pinn_max_ratio", name="advection-1e4")),
     ]
     cells = [[case, bound, median(r), seeds(r), trained(r)] for case, bound, r in rows]
     return with_source(
         table(["problem", "`max_ratio`", "error", "seeds", "trained"], cells),
-        ["pinn_max_ratio", "loss_terms"],
+        ["pinn_max_ratio", "loss_terms", "pinn_problems"],
         f"commands such as {pinn_command(rows[3][2])}",
         "Muon, 3 seeds.",
     )
