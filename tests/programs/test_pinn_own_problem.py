@@ -10,7 +10,7 @@ from program import strict
 from examples.common.runs import Run
 from examples.pinn import __main__ as program
 from examples.pinn import figures
-from examples.pinn.problems import read_values
+from examples.pinn.problems import own, read_values
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -115,6 +115,25 @@ def test_the_run_needs_the_file_no_longer(trained, folder, tmp_path, capsys):
     assert main(*resume) == 2
     assert "mine.py has changed since" in capsys.readouterr().err
     mine.write_text(FILE)
+
+
+def test_the_run_goes_on_with_the_same_data_only(trained, folder, capsys):
+    data = folder / "data.npz"
+    before, values = data.read_bytes(), read_values(data)
+    resume = ["train", "--problem", folder / "mine.py", *TINY, "--out", trained]
+    try:
+        np.savez(data, **values | {"v": values["v"] + 1e-9})
+        own.load.cache_clear()  # as in another process
+        assert main(*resume, "--resume") == 2
+        err = capsys.readouterr().err
+        assert "--resume needs the data of the run" in err
+        assert err.count("\n") == 1
+        np.savez(data, **values)
+        own.load.cache_clear()
+        assert main(*resume, "--resume") == 0
+    finally:
+        data.write_bytes(before)
+        own.load.cache_clear()
 
 
 def test_comparing_runs_without_a_solution_is_by_loss(trained, tmp_path, capsys):

@@ -1,8 +1,12 @@
 """A problem of the user's own: a Python file that defines PROBLEM."""
 
 import functools
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+
+import numpy as np
 
 from examples.common.runs import RunError
 from examples.pinn.problems.checks import check, located
@@ -10,6 +14,8 @@ from examples.pinn.problems.problem import Problem
 
 KEPT = "problem.py"
 """The copy in the folder of a run."""
+DATA = "data.sha256"
+"""What tells the data of a run from others, in its folder."""
 
 
 def source_of(path: Path) -> str:
@@ -28,18 +34,38 @@ def is_own(problem: str) -> bool:
 def keep(problem: str, run: Path) -> None:
     """Copies the file into the folder of a run, which no longer needs the original."""
     if is_own(problem) and not (run / KEPT).exists():
-        (run / KEPT).write_text(source_of(Path(problem)))
+        source = source_of(Path(problem))
+        (run / DATA).write_text(fingerprint(load(Path(problem), source)) + "\n")
+        (run / KEPT).write_text(source)
+
+
+def fingerprint(problem: Problem) -> str:
+    """A hash of what was measured and of reference data."""
+    exact = problem.exact if isinstance(problem.exact, Mapping) else {}
+    digest = hashlib.sha256()
+    for data in (*(condition.data for condition in problem.conditions), exact):
+        for name, values in data.items():
+            values = np.asarray(values, np.float64)
+            digest.update(f"{name} {values.shape}".encode() + values.tobytes())
+    return digest.hexdigest()
 
 
 def check_unchanged(problem: str, run: Path) -> None:
-    """Raises RunError if a run is to be continued with another file."""
-    kept = run / KEPT
+    """Raises RunError if a run is to be continued with another file or other data."""
+    kept, data = run / KEPT, run / DATA
     if not is_own(problem) or not kept.exists():
         return
     if source_of(Path(problem)) != source_of(kept):
         raise RunError(
             f"--resume needs the problem of the run: {problem} has changed since; its "
             f"copy is {kept}. Restore it, or choose another --out."
+        )
+    now = fingerprint(load(Path(problem), source_of(kept)))
+    # Older runs have no hash.
+    if data.exists() and data.read_text().strip() != now:
+        raise RunError(
+            f"--resume needs the data of the run: what {problem} reads or makes has "
+            "changed since. Restore it, or choose another --out."
         )
 
 

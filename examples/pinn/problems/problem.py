@@ -56,6 +56,10 @@ class Condition:
     """As that of a problem; `given(u=..., u_t=...)` for prescribed values."""
     weight: float = 1.0
     """Its importance beside the other terms, once they are balanced."""
+    data: Mapping[str, np.ndarray] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """What was measured, if it is `measured`: "points" and values by name."""
 
 
 def periodic(name: str, box: Box, axis: int, *quantities: str) -> Condition:
@@ -92,7 +96,8 @@ def measured(name: str, data: Mapping[str, Any], weight: float = 1.0) -> Conditi
             for name, quantity in quantities.items()
         }
 
-    return Condition(name, where, _taking(values, residual), weight)
+    kept = {"points": points, **values}
+    return Condition(name, where, _taking(values, residual), weight, kept)
 
 
 def read_values(path: Path | str) -> dict[str, np.ndarray]:
