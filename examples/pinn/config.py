@@ -10,7 +10,7 @@ import tyro
 
 from examples.common.optimizers import ScaleControl
 from examples.common.options import checked_settings, require
-from examples.pinn.problems import PROBLEMS, Problem, find
+from examples.pinn.problems import PROBLEMS, Problem, find, own
 
 Optimizer = Literal["sgd", "adam", "lion", "muon"]
 Initialization = Literal["glorot", "critical", "variance-preserving"]
@@ -130,5 +130,8 @@ class Config:
     @classmethod
     def of(cls, out: Path, settings: Mapping[str, Any]) -> "Config":
         """The configuration of the run in a folder, from its settings."""
+        problem = str(settings.get("problem", ""))
+        if own.is_own(problem):
+            find(problem, out)  # What is wrong in its file is not wrong in settings.
         rates = {"lr": tuple(settings["lr"])} if "lr" in settings else {}
         return checked_settings(cls, out, {**OF_OLDER_RUNS, **settings, **rates})

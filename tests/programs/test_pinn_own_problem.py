@@ -136,6 +136,21 @@ def test_the_run_goes_on_with_the_same_data_only(trained, folder, capsys):
         own.load.cache_clear()
 
 
+def test_data_that_is_gone(trained, folder, capsys):
+    """Is named as the cause, not the settings of the run."""
+    data = folder / "data.npz"
+    data.rename(folder / "moved.npz")
+    own.load.cache_clear()
+    try:
+        assert main("plot", "--run", trained) == 2
+    finally:
+        (folder / "moved.npz").rename(data)
+    err = capsys.readouterr().err
+    assert re.search(r"mine.py:\d+: needs a file that is not there: .*data.npz", err)
+    assert err.count("\n") == 1
+    assert "settings" not in err
+
+
 def test_comparing_runs_without_a_solution_is_by_loss(trained, tmp_path, capsys):
     assert main("compare", trained, "--out", tmp_path / "figure.png") == 0
     assert "loss at the best learning rate" in capsys.readouterr().out

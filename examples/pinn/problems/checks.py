@@ -51,7 +51,10 @@ def located(path: Path) -> Iterator[None]:
         if isinstance(error, SyntaxError):
             lines.append(error.lineno)
         place = f"{path}:{lines[-1]}" if lines else f"{path}"
-        raise RunError(f"{place}: {type(error).__name__}: {error}") from error
+        what = f"{type(error).__name__}: {error}"
+        if isinstance(error, FileNotFoundError):
+            what = f"needs a file that is not there: {error.filename}."
+        raise RunError(f"{place}: {what}") from error
 
 
 def _require(holds: Any, message: str) -> None:
