@@ -21,7 +21,14 @@ from examples.pinn import demo, figures, studies
 from examples.pinn.config import Config
 from examples.pinn.demo import Demo
 from examples.pinn.problems import Problem
-from examples.pinn.run import DivergedError, load, params_of, set_numerics, train
+from examples.pinn.run import (
+    DivergedError,
+    finite_rate,
+    load,
+    params_of,
+    set_numerics,
+    train,
+)
 from examples.pinn.scores import JUDGE
 from examples.pinn.train import fields
 
@@ -84,7 +91,8 @@ def evaluate(options: Evaluate, console: Console) -> None:
     if outside:
         console.print(f"{outside} of {len(points)} points are outside the domain.")
     check_writable(options.out.absolute().parent, "--out")
-    params = params_of(run, config, options.lr_index, options.seed)
+    rate = finite_rate(run, config, options.lr_index, options.seed)
+    params = params_of(run, config, rate, options.seed)
     found = fields(config, params, points)
     with options.out.open("wb") as file:
         if len(found) == 1:

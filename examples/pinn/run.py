@@ -132,8 +132,11 @@ def load(path: Path) -> tuple[Run, Config]:
     return run, Config.of(path, run.settings)
 
 
-def params_of(run: Run, config: Config, rate: int | None, seed: int) -> Any:
-    """The parameters of one column; of the best learning rate if `rate` is None."""
+def finite_rate(run: Run, config: Config, rate: int | None, seed: int) -> int:
+    """The index of a rate, of the best one if it is None.
+
+    Raises RunError if there is no such column, or if it has stopped.
+    """
     errors = final_errors(run.metrics)
     rate = ERROR.best_rate(errors) if rate is None else rate
     for option, value, number in (
@@ -142,6 +145,22 @@ def params_of(run: Run, config: Config, rate: int | None, seed: int) -> Any:
     ):
         if not 0 <= value < number:
             raise RunError(f"{option} must be from 0 to {number - 1}, got {value}.")
+    stopped_at = np.asarray(run.metrics["stopped_at_step"])
+    if stopped_at[rate, seed] >= 0:
+        others = [
+            f"--lr-index {other} --seed {other_seed} did not stop."
+            for other, other_seed in np.argwhere(stopped_at < 0)
+        ]
+        raise RunError(
+            f"learning rate {config.lr[rate]:g}, seed {seed} stopped at step "
+            f"{stopped_at[rate, seed]}: no longer finite. "
+            + (others[0] if others else "So did all others.")
+        )
+    return rate
+
+
+def params_of(run: Run, config: Config, rate: int, seed: int) -> Any:
+    """The parameters of one column."""
     program = Program(config)
     found = run.restore(program.template)
     if found is None:
