@@ -47,6 +47,12 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
         if run.finished:
             console.print(f"{config.out} is finished already: nothing to do.")
             return
+        for name, outside in config.find_problem().measured_outside().items():
+            if outside.any():
+                console.print(
+                    f"{outside.sum()} of {len(outside)} points of {name} are outside "
+                    "the domain."
+                )
         program = Program(config)
         found = run.resume(program.template)
         for step in run.damaged:

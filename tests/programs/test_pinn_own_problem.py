@@ -1,5 +1,6 @@
 """A file of the user's own: trained, kept with the run, its mistakes named."""
 
+import dataclasses
 import json
 import re
 
@@ -10,7 +11,7 @@ from program import strict
 from examples.common.runs import Run
 from examples.pinn import __main__ as program
 from examples.pinn import figures
-from examples.pinn.problems import own, read_values
+from examples.pinn.problems import PROBLEMS, measured, own, read_values
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -51,6 +52,7 @@ PROBLEM = Problem(
     resolution=(5, 6),
 )
 """
+DATA = 'read_values(HERE / "data.npz")'
 TINY = ["--depth", "2", "--width", "4", "--interior-points", "8", "--seeds", "2"]
 TINY += ["--condition-points", "4", "--steps", "4", "--chunk", "2"]
 TINY += ["--checkpoint-every", "2"]
@@ -136,6 +138,14 @@ def test_the_run_goes_on_with_the_same_data_only(trained, folder, capsys):
         own.load.cache_clear()
 
 
+def test_points_outside_the_domain_are_counted():
+    data = {"points": [[0.5, 0.5], [0.5, 3.0]], "u": [1.0, 2.0]}
+    conditions = (measured("values", data),)
+    problem = dataclasses.replace(PROBLEMS["poisson"], conditions=conditions)
+    (outside,) = problem.measured_outside().values()
+    assert outside.tolist() == [False, True]
+
+
 def test_data_that_is_gone(trained, folder, capsys):
     """Is named as the cause, not the settings of the run."""
     data = folder / "data.npz"
@@ -177,6 +187,10 @@ def test_comparing_runs_without_a_solution_is_by_loss(trained, tmp_path, capsys)
         ("    resolution", "    exact=lambda p: p, resolution", "exact must map"),
         ('d(0, 1))("v")', 'dd(0, 1))("v")', r"mine.py:\d+: ValueError: .*order 3"),
         ("v_xt - u", "v_xt - u / [1]", r"mine.py:14: TypeError"),
+        (DATA, "{'points': [[0, 1], [0, 2]], 'u': [1, jnp.nan]}", "1 of 2 values of u"),
+        (DATA, "{'points': [[0, jnp.inf], [0, 2]], 'u': [1, 2]}", "1 of 2 points are"),
+        (DATA, "{'points': jnp.zeros((0, 2)), 'u': []}", "data hold no points"),
+        (DATA, "{'points': [[2, 1]], 'u': [1]}", "all points of values are outside"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_no_folder(

@@ -32,6 +32,8 @@ def check(problem: Problem) -> None:
         where = f"the condition {condition.name}"
         _require(condition.weight > 0, f"the weight of {where} must be positive.")
         _check_residual(problem, where, condition.where, condition.residual)
+    for name, outside in problem.measured_outside().items():
+        _require(not outside.all(), f"all points of {name} are outside the domain.")
     _check_exact(problem)
 
 

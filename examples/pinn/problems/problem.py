@@ -151,6 +151,14 @@ class Problem:
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
         return grid.reshape(-1, self.dimension)
 
+    def measured_outside(self) -> dict[str, np.ndarray]:
+        """Of each measured condition, which of its points are outside the domain."""
+        return {
+            condition.name: ~np.asarray(self.domain.contains(condition.data["points"]))
+            for condition in self.conditions
+            if condition.data
+        }
+
     def reference(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Points, and the solution there by field; no field if it is not known."""
         if isinstance(self.exact, Mapping):
@@ -195,10 +203,21 @@ def _split(data: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             'data must hold "points" of shape (n, dimension) and values by name, got '
             + ", ".join(f"{name} {np.shape(data[name])}" for name in data)
         )
+    if not len(points):
+        raise ValueError("data hold no points")
+    _check_finite("points", np.isfinite(points).all(axis=1))
     for name, values in arrays.items():
         if values.shape != points.shape[:1]:
             raise ValueError(
                 f"data must hold a value of {name} for each of {len(points)} points, "
                 f"got shape {values.shape}"
             )
+        _check_finite(f"values of {name}", np.isfinite(values))
     return points, arrays
+
+
+def _check_finite(what: str, finite: np.ndarray) -> None:
+    if not finite.all():
+        raise ValueError(
+            f"data must be finite: {np.sum(~finite)} of {len(finite)} {what} are not"
+        )
