@@ -55,7 +55,8 @@ def located(path: Path) -> Iterator[None]:
         place = f"{path}:{lines[-1]}" if lines else f"{path}"
         what = f"{type(error).__name__}: {error}"
         if isinstance(error, FileNotFoundError):
-            what = f"needs a file that is not there: {error.filename}."
+            # Some loaders give a text of their own and no name.
+            what = f"needs a file that is not there: {error.filename or error}"
         raise RunError(f"{place}: {what}") from error
 
 
