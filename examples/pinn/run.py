@@ -66,10 +66,32 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
             _advance(program, run, bar, console)
         run.finish(functools.partial(_results, program, run))
     if program.stopped_at.min() >= 0:
+        *_, last = run.history()
+        rates = ", ".join(f"{lr:g}" for lr in config.lr)
+        advice = f"Try lower rates than {rates}."
+        if program.stopped_at.max() == 0 and (found := _not_finite(last)):
+            advice = f"With the initial weights, this is not finite: {found}."
         raise DivergedError(
-            f"no learning rate and seed is left: ended at step {program.step}. Try "
-            "lower rates than " + ", ".join(f"{lr:g}" for lr in config.lr) + "."
+            f"no learning rate and seed is left: ended at step {program.step}. {advice}"
         )
+
+
+def _not_finite(entry: Mapping[str, Any]) -> str:
+    """The terms whose value or gradient is finite nowhere in a line of the history.
+
+    Columns that stopped at their first step have their initial weights there.
+    """
+
+    def nowhere(values: Any) -> bool:
+        return not np.isfinite(np.asarray(values, float)).any()
+
+    gradients, losses = entry["term_scales"], entry["losses"]
+    found = [f"the value of {name}" for name in losses if nowhere(losses[name])]
+    if not found:
+        found = [f"the gradient of {n}" for n in gradients if nowhere(gradients[n])]
+    if not found and nowhere(entry["loss"]):
+        found = ["the loss"]
+    return ", ".join(found)
 
 
 def _advance(program: Program, run: Recording, bar: progress.Steps, console) -> None:

@@ -256,6 +256,16 @@ PROBLEM = Problem(
 """
 
 
+def test_a_term_that_is_never_finite(tmp_path, capsys):
+    """No learning rate would help."""
+    (tmp_path / "mine.py").write_text(DISC.replace("laplacian - 4", "laplacian / 0"))
+    arguments = ["--problem", tmp_path / "mine.py", *TINY, "--out", tmp_path / "run"]
+    assert main("train", *arguments) == 1
+    err = capsys.readouterr().err
+    assert "initial weights, this is not finite: the value of residual." in err
+    assert "lower" not in err
+
+
 @pytest.mark.parametrize(
     ("text", "titles"),
     [
