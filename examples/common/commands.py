@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from examples.common import comparison, records
+from examples.common import comparison, pictures, records
 from examples.common.comparison import Axis
 from examples.common.measures import Measure, quartiles
 from examples.common.records import Record
@@ -113,7 +113,9 @@ class Judge:
         console.print(f"{len(found)} runs: {options.out}", soft_wrap=True)
 
     def compare(self, options: Compare, console: Console) -> None:
-        found = self.read(records.some(options.runs, "compare"))
+        runs = records.some(options.runs, "compare")
+        pictures.check_name(options.out)
+        found = self.read(runs)
         self.show(found, console)
         check_writable(options.out.absolute().parent, "--out")
         matplotlib.use("agg")

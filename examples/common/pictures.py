@@ -6,7 +6,15 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+from examples.common.runs import RunError
+
 COLORS = 128
+
+
+def check_name(path: Path) -> None:
+    """Raises RunError if a figure cannot be written to this file, before any work."""
+    if path.suffix != ".png":
+        raise RunError(f"--out must end in .png, got {path}.")
 
 
 def save(figure: Figure, path: Path) -> None:

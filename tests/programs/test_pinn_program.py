@@ -555,6 +555,10 @@ def test_commands_that_need_a_finished_run(capsys, finished, tmp_path):
         ):
             message = mistake(capsys, *arguments)
             assert f"{path} is not a finished run" in message
+    for name in ("a.pdf", "a.xyz", "a"):
+        message = mistake(capsys, "compare", finished, "--out", tmp_path / name)
+        assert f"--out must end in .png, got {tmp_path / name}." in message
+        assert not (tmp_path / name).exists()
     assert "compare needs" in mistake(capsys, "compare")
     assert "collect needs" in mistake(capsys, "collect", "--out", tmp_path / "a.json")
 
