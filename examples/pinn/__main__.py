@@ -42,7 +42,7 @@ class Evaluate:
     points: Path
     """NumPy or CSV file with an array of shape (n, dimension)."""
     out: Path
-    """NumPy file for the field, an array of shape (n,); .npz, by name, for several."""
+    """.npy file for the field, an array of shape (n,); .npz, by name, for several."""
     lr_index: int | None = None
     """Which of the run's learning rates; the one with the best median by default."""
     seed: int = 0
@@ -87,6 +87,9 @@ def evaluate(options: Evaluate, console: Console) -> None:
         raise RunError(f"--out must be a file, got the folder {options.out}.")
     if options.out.exists() and options.out.samefile(options.points):
         raise RunError(f"--out must be another file than --points, got {options.out}.")
+    suffix = ".npy" if len(config.find_problem().fields) == 1 else ".npz"
+    if options.out.suffix != suffix:
+        raise RunError(f"--out must end in {suffix}, got {options.out}.")
     outside = np.sum(~np.asarray(config.find_problem().domain.contains(points)))
     if outside:
         console.print(f"{outside} of {len(points)} points are outside the domain.")
@@ -100,6 +103,9 @@ def evaluate(options: Evaluate, console: Console) -> None:
             np.save(file, u)
         else:
             np.savez(file, allow_pickle=False, **found)
+    console.print(
+        f"Field: {options.out} (learning rate {config.lr[rate]:g}, seed {options.seed})"
+    )
 
 
 def read_points(path: Path, problem: Problem) -> np.ndarray:

@@ -102,10 +102,15 @@ def test_the_run_needs_the_file_no_longer(trained, folder, tmp_path, capsys):
     try:
         arguments = ["--run", trained, "--points", points]
         assert main("evaluate", *arguments, "--out", tmp_path / "fields.npz") == 0
+        assert main("evaluate", *arguments, "--out", tmp_path / "fields.npy") == 2
         assert main("plot", "--run", trained) == 0
     finally:
         (folder / "moved.py").rename(mine)
-    assert "1 of 3 points are outside the domain" in capsys.readouterr().out
+    printed, err = capsys.readouterr()
+    assert "1 of 3 points are outside the domain" in printed
+    fields = tmp_path / "fields.npz"
+    assert f"Field: {fields} (learning rate 0.003, seed 0)" in printed
+    assert "--out must end in .npz, got" in err
     found = read_values(tmp_path / "fields.npz")
     assert found["u"].shape == found["v"].shape == (3,)
     assert (trained / "field.png").stat().st_size > 5000

@@ -532,6 +532,7 @@ def test_archive_of_points(capsys, finished, tmp_path):
         (["--lr-index", "1"], "no longer finite. --lr-index 0 --seed 0 did not stop."),
         (["--lr-index", "2"], "--lr-index must be from 0 to 1, got 2."),
         (["--out", "{folder}"], "--out must be a file"),
+        (["--out", "{folder}/u.npz"], "--out must end in .npy, got"),
         (["--out", "{points}/u.npy"], "--out must be a folder that can be written to"),
         (["--run", "{folder}"], "is not a finished run"),
     ],
