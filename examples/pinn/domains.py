@@ -90,9 +90,13 @@ class Box:
 
         return sample
 
-    def _check_face(self, axis: int, coordinate: float) -> None:
+    def check_axis(self, axis: int) -> None:
+        """Raises ValueError if the box has no such axis."""
         if axis not in range(len(self.lower)):
             raise ValueError(f"a box of dimension {len(self.lower)} has no axis {axis}")
+
+    def _check_face(self, axis: int, coordinate: float) -> None:
+        self.check_axis(axis)
         lower, upper = self.intervals()[axis]
         if not lower <= coordinate <= upper:
             raise ValueError(

@@ -193,6 +193,11 @@ def _derivative(
                 f'as in d(1, 0)("{fields[0]}")'
             )
         return operator(fields[0])
+    if not isinstance(operator, Derivative):
+        raise ValueError(
+            f"the operator {name} must be made of d, dd or laplacian, got "
+            f"{type(operator).__name__}"
+        )
     if operator.field not in fields:
         raise ValueError(
             f"{name} is a derivative of {operator.field}, which is not one of the "

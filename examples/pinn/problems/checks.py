@@ -1,6 +1,7 @@
 """Mistakes in a problem, named before anything is trained."""
 
 import contextlib
+import inspect
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -114,6 +115,15 @@ def _check_residual(
     problem: Problem, where: str, sample: Sampler, residual: Residual
 ) -> None:
     """That it takes what there is, and has a value for each point."""
+    _require(
+        callable(residual),
+        f"the residual of {where} must be a function, got {type(residual).__name__}.",
+    )
+    first = next(iter(inspect.signature(residual).parameters), "nothing")
+    _require(
+        first not in ("nothing", *problem.known_names),
+        f"the first argument of a residual is the points; that of {where} is {first}.",
+    )
     for taken in names_taken(residual):
         _require(
             taken in problem.known_names,

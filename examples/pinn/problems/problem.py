@@ -64,6 +64,7 @@ class Condition:
 
 def periodic(name: str, box: Box, axis: int, *quantities: str) -> Condition:
     """The quantities have the same values on both faces of a box across an axis."""
+    box.check_axis(axis)
 
     def pairs(key, number, dtype):
         below = box.face(axis, box.lower[axis])(key, number, dtype)
