@@ -23,8 +23,9 @@ def checked_settings(cls: Any, out: Path, settings: Mapping[str, Any]) -> Any:
         config = cls(out=out, **settings)
         config.check()
     except (KeyError, TypeError, RunError) as error:
+        reason = str(error).rstrip(".")
         raise RunError(
-            f"the settings of {out} are not those of this program: {error}."
+            f"the settings of {out} are not those of this program: {reason}."
         ) from None
     return config
 

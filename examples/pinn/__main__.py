@@ -121,7 +121,8 @@ def read_points(path: Path, problem: Problem) -> np.ndarray:
         else:
             points = np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise RunError(f"{wanted}, cannot read {path}: {error}.") from None
+        reason = str(error).rstrip(".")
+        raise RunError(f"{wanted}, cannot read {path}: {reason}.") from None
     fits = points.ndim == 2 and points.shape[1] == dimension and len(points)
     if not fits or points.dtype.kind not in "fiu":
         raise RunError(

@@ -512,6 +512,7 @@ def test_bad_points(capsys, finished, tmp_path, points, message):
     )
     assert "--points must be a NumPy file" in line
     assert message in line
+    assert not line.endswith("..\n")
     assert not out.exists()
 
 
@@ -568,6 +569,6 @@ def test_settings_of_another_program(capsys, finished, tmp_path):
     other = copy(finished, tmp_path / "other")
     for settings in ({"classes": 10}, {"lr": [1e-3], "depth": 0}):
         (other / "settings.json").write_text(json.dumps(settings))
-        assert "are not those of this program" in mistake(
-            capsys, "plot", "--run", other
-        )
+        message = mistake(capsys, "plot", "--run", other)
+        assert "are not those of this program" in message
+        assert not message.endswith("..\n")
