@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -97,7 +97,7 @@ def image(ax, problem: Problem, u: np.ndarray, limit: float, title: str) -> Any:
     return ax.imshow(
         u.transpose(places[::-1]),
         origin="lower",
-        aspect="auto",
+        aspect=_aspect(problem),
         cmap="RdBu_r",
         vmin=-limit,
         vmax=limit,
@@ -172,7 +172,10 @@ def _difference(run: Run, config: Config, errors: np.ndarray, rate: int):
             vmax=limit,
         )
         ax.set(
-            title=title, xlabel=problem.coordinates[x], ylabel=problem.coordinates[y]
+            title=title,
+            xlabel=problem.coordinates[x],
+            ylabel=problem.coordinates[y],
+            aspect=_aspect(problem),
         )
         figure.colorbar(dots, ax=ax)
     return figure
@@ -196,6 +199,12 @@ def _title(run: Run, config: Config, errors: np.ndarray, rate: int) -> str:
 def _places(problem: Problem) -> tuple[int, int]:
     """The coordinates from left to right and from bottom to top: time is the first."""
     return (1, 0) if problem.coordinates[1] == "t" else (0, 1)
+
+
+def _aspect(problem: Problem) -> Literal["auto", "equal"]:
+    """Equal for two coordinates of space; time has another unit."""
+    shown = [problem.coordinates[place] for place in _places(problem)]
+    return "auto" if "t" in shown else "equal"
 
 
 def _shown(
@@ -233,6 +242,11 @@ def _largest(u: np.ndarray) -> float:
     return float(np.max(np.abs(u), where=np.isfinite(u), initial=1e-12))
 
 
+def _heading(config: Config) -> str:
+    """The problem's name, then network and method, for a title of two lines."""
+    return f"{config.find_problem().name}\n{in_words(config)}"
+
+
 def in_words(config: Config) -> str:
     """Network and method, for a title."""
     order = [config.scale_control, config.optimizer]
@@ -247,20 +261,29 @@ def in_words(config: Config) -> str:
 
 def _curves(run: Run, config: Config, history: History):
     """Error and loss of every seed and rate over time."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    left.set_visible(SCORE in history[0])
-    figure.suptitle(in_words(config))
+    labels = {SCORE: "relative L2 error", "loss": "loss"}
+    keys = [key for key in labels if key in history[0]]
+    figure, axes = plt.subplots(
+        1,
+        len(keys),
+        squeeze=False,
+        figsize=(5.5 * len(keys), 4.2),
+        layout="constrained",
+    )
+    figure.suptitle(_heading(config))
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(config.lr)))
-    for rate, (lr, color) in enumerate(zip(config.lr, colors, strict=True)):
-        curves(right, history, "loss", rate, color, f"lr {lr:g}")
-        if SCORE in history[0]:
-            curves(left, history, SCORE, rate, color, f"lr {lr:g}")
-    left.set(ylabel="relative L2 error", ylim=(None, min(left.get_ylim()[1], HIGHEST)))
-    right.set(ylabel="loss")
-    right.legend(title="median; thin: seeds; dotted: L-BFGS begins")
+    legend = "median; thin: seeds"
     if config.lbfgs_steps:
-        for ax in (left, right):
+        legend += "; dotted: L-BFGS begins"
+    for ax, key in zip(axes.flat, keys, strict=True):
+        for rate, (lr, color) in enumerate(zip(config.lr, colors, strict=True)):
+            curves(ax, history, key, rate, color, f"lr {lr:g}")
+        ax.set(ylabel=labels[key])
+        if key == SCORE:
+            ax.set(ylim=(None, min(ax.get_ylim()[1], HIGHEST)))
+        if config.lbfgs_steps:
             ax.axvline(config.steps, color="black", linewidth=0.8, linestyle=":")
+    axes[0, -1].legend(title=legend)
     return figure
 
 
@@ -275,7 +298,7 @@ def _unknowns(config: Config, history: History, rate: int):
         figsize=(5.5 * len(names), 4),
         layout="constrained",
     )
-    figure.suptitle(f"{in_words(config)}, learning rate {config.lr[rate]:g}")
+    figure.suptitle(f"{_heading(config)}, learning rate {config.lr[rate]:g}")
     steps = [entry["step"] for entry in history]
     for ax, name in zip(axes.flat, names, strict=True):
         values = np.array([entry["unknowns"][name][rate] for entry in history], float)
@@ -291,7 +314,8 @@ def _scales(run: Run, config: Config, history: History, rate: int):
     """Layer scales of the first seed."""
     figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
     scales(ax, history, rate, seed=0)
-    ax.set_title(f"Gradient scales: {in_words(config)}, lr {config.lr[rate]:g}, seed 0")
+    title = f"Gradient scales of {_heading(config)}, lr {config.lr[rate]:g}, seed 0"
+    ax.set_title(title)
     return figure
 
 
@@ -304,7 +328,7 @@ def _terms(run: Run, config: Config, history: History, rate: int):
     names = sorted(history[0]["term_scales"])
     steps = [entry["step"] for entry in history]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    figure.suptitle(f"Loss terms: {in_words(config)}, lr {config.lr[rate]:g}, seed 0")
+    figure.suptitle(f"Loss terms of {_heading(config)}, lr {config.lr[rate]:g}, seed 0")
     sg.plotting.plot_term_scales(
         [[column(entry["term_scales"][name]) for name in names] for entry in history],
         terms=names,

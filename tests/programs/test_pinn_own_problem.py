@@ -151,6 +151,22 @@ def test_points_outside_the_domain_are_counted():
     assert outside.tolist() == [False, True]
 
 
+def test_figures_name_the_problem_and_draw_what_there_is(trained):
+    run, config = program.load(trained)
+    history = list(run.history())
+    curves = figures._curves(run, config, history)
+    assert [ax.get_ylabel() for ax in curves.axes] == ["loss"]  # there is no solution
+    assert curves.axes[0].get_legend().get_title().get_text() == "median; thin: seeds"
+    assert curves.get_suptitle().startswith("mine\n")
+    terms = figures._terms(run, config, history, 0)
+    assert "of mine\n" in terms.get_suptitle()
+    layers = figures._scales(run, config, history, 0)
+    assert "of mine\n" in layers.axes[0].get_title()
+    for figure in (curves, terms, layers):
+        figures.plt.close(figure)
+    assert figures._aspect(config.find_problem()) == "auto"  # space and time
+
+
 def test_data_that_is_gone(trained, folder, capsys):
     """Is named as the cause, not the settings of the run."""
     data = folder / "data.npz"
@@ -270,7 +286,8 @@ def test_a_term_that_is_never_finite(tmp_path, capsys):
     """No learning rate would help."""
     (tmp_path / "mine.py").write_text(DISC.replace("laplacian - 4", "laplacian / 0"))
     arguments = ["--problem", tmp_path / "mine.py", *TINY, "--out", tmp_path / "run"]
-    assert main("train", *arguments) == 1
+    quick = ["--depth", 1, "--seeds", 1, "--optimizer", "sgd"]
+    assert main("train", *arguments, *quick) == 1
     err = capsys.readouterr().err
     assert "initial weights, this is not finite: the value of residual." in err
     assert "lower" not in err
@@ -305,6 +322,7 @@ def test_figure_of_the_field(tmp_path, monkeypatch, text, titles):
     inside = np.isfinite(panels[0].images[0].get_array().filled(np.nan))
     assert inside.all() == (text is SPACE_AND_TIME)
     assert inside.any()
+    assert panels[0].get_aspect() == 1  # two coordinates of space
     monkeypatch.undo()
     for figure in drawn:
         figures.plt.close(figure)
