@@ -66,7 +66,7 @@ def test_the_step_for_loss_terms_trains(sign):
     before = residual(params, points), boundary(params, points)
     state = names["tx"].init(params)
     for _ in range(100):
-        params, state = names["train_step"](params, state, points)
+        params, state = names["train_step"](params, state, points, points)
     after = residual(params, points), boundary(params, points)
     assert after[0] < before[0] / 2
     assert after[1] < before[1] / 2

@@ -12,9 +12,10 @@ from docs.results.tables import listed, median, span, table
 WINS, TIES, LOSES = VERDICTS = ("wins", "ties", "loses")
 RULE = (
     "*Wins*: every seed is better than every seed of the other method. *Loses*: the "
-    "median is worse than every seed of the other. *Ties*: neither. Numbers are of "
-    "medians over the seeds at each method's best rate. One seed stands for a range of "
-    "a standard error of the test images to each side."
+    "median is worse than every seed of the other. *Ties*: neither. Numbers are "
+    "medians over the seeds, at the best learning rate of each method. With one seed, "
+    "its accuracy plus or minus one standard error (from the number of test images) "
+    "takes the place of the seeds."
 )
 
 

@@ -20,6 +20,8 @@ from examples.pinn.train import Program, Report
 
 RESULTS = (SCORE, "loss", "errors", "losses", "unknowns")
 """What metrics.json takes from the last line of the history."""
+TRIVIAL = 1e-10
+"""A residual this far below a condition is that of a trivial solution."""
 
 
 class DivergedError(RunError):
@@ -65,15 +67,34 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
         with progress.Steps(console, name, total, done, bars) as bar:
             _advance(program, run, bar, console)
         run.finish(functools.partial(_results, program, run))
+    *_, last = run.history()
+    for rate, seed in at_a_trivial_solution(last.get("losses", {})):
+        console.print(
+            f"Learning rate {config.lr[rate]:g}, seed {seed}: the residual is zero and a "
+            "condition is not, as at u = 0. Try --max-ratio 100, fewer layers or "
+            "--terms weighted."
+        )
     if program.stopped_at.min() >= 0:
-        *_, last = run.history()
         rates = ", ".join(f"{lr:g}" for lr in config.lr)
         advice = f"Try lower rates than {rates}."
-        if program.stopped_at.max() == 0 and (found := _not_finite(last)):
-            advice = f"With the initial weights, this is not finite: {found}."
+        if program.stopped_at.max() == 0 and (terms := _not_finite(last)):
+            advice = f"With the initial weights, this is not finite: {terms}."
         raise DivergedError(
             f"no learning rate and seed is left: ended at step {program.step}. {advice}"
         )
+
+
+def at_a_trivial_solution(losses: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Rates and seeds whose residual is next to nothing beside a condition."""
+    if "residual" not in losses or len(losses) < 2:
+        return []
+    residual, *others = (
+        np.asarray(losses[name], float)
+        for name in sorted(losses, key=lambda name: name != "residual")
+    )
+    worst = np.max(np.stack(others), axis=0)
+    found = (residual <= TRIVIAL * worst) & (worst > TRIVIAL)
+    return [(int(rate), int(seed)) for rate, seed in np.argwhere(found)]
 
 
 def _not_finite(entry: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from examples.pinn.config import Config
 from examples.pinn.objective import Objective
 from examples.pinn.phases import first_order, optimizer_of
 from examples.pinn.problems import PROBLEMS
+from examples.pinn.run import at_a_trivial_solution
 from examples.pinn.train import Program
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -347,6 +348,21 @@ def test_a_residual_that_is_nearly_solved_does_not_hold_the_network_back():
 
     np.testing.assert_allclose(combined(None), [0.0, 0.0], atol=1e-6)
     np.testing.assert_allclose(combined(1e4), [1.0, -1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("losses", "found"),
+    [
+        ({"residual": [[0.0, 1e-6]], "initial": [[0.3, 1e-7]]}, [(0, 0)]),
+        ({"residual": [[1e-30]], "a": [[0.2]], "b": [[1e-31]]}, [(0, 0)]),
+        ({"residual": [[0.0]], "initial": [[1e-15]]}, []),  # both are solved
+        ({"residual": [[float("nan")]], "initial": [[1.0]]}, []),
+        ({"first": [[0.0]], "initial": [[1.0]]}, []),  # equations as terms of their own
+        ({}, []),  # L-BFGS records none
+    ],
+)
+def test_a_trivial_solution_is_noticed(losses, found):
+    assert at_a_trivial_solution(losses) == found
 
 
 def test_stablegrad_after_the_base_sets_the_scale_of_the_update():

@@ -217,7 +217,7 @@ def _split(data: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return points, arrays
 
 
-def _check_finite(what: str, finite: np.ndarray) -> None:
+def _check_finite(what: str, finite: Any) -> None:
     if not finite.all():
         raise ValueError(
             f"data must be finite: {np.sum(~finite)} of {len(finite)} {what} are not"
