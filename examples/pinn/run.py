@@ -70,8 +70,8 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
     *_, last = run.history()
     for rate, seed in at_a_trivial_solution(last.get("losses", {})):
         console.print(
-            f"Learning rate {config.lr[rate]:g}, seed {seed}: the residual is zero and a "
-            "condition is not, as at u = 0. Try --max-ratio 100, fewer layers or "
+            f"Learning rate {config.lr[rate]:g}, seed {seed}: the residual is zero and "
+            "a condition is not, as at u = 0. Try --max-ratio 100, fewer layers or "
             "--terms weighted."
         )
     if program.stopped_at.min() >= 0:
