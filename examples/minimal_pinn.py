@@ -1,20 +1,17 @@
 """A deep physics-informed network for the Poisson equation on a square.
 
-Run it with
-
     python examples/minimal_pinn.py
 
-It needs Flax (pip install '.[examples]') and runs on a CPU, GPU or TPU. It prints the
-layers that StableGrad finds, and then the loss terms and the relative L2 error.
+It needs Flax (pip install '.[examples]') and prints the layers that StableGrad finds,
+and then the loss terms and the relative L2 error.
 
 The problem is Δu = f on [-1, 1]² with u = 0 on the boundary, where f is chosen such
 that u = sin(πx) sin(πy). The network has 16 hidden tanh layers, without residual
 connections or normalisation layers. There are no loss weights to choose.
 
-For an equation of your own, change `exact`, `source`, `sample_points` and `loss_terms`.
-On another domain change the grid of `relative_error` too, which covers [-1, 1]²; for
-another number of coordinates or fields, the first and the last of the widths in
-`Network`, which are 2 and 1 (and `[..., 0]`, which drops the axis of a single field).
+For an equation of your own, change `exact`, `source`, `sample_points` and `loss_terms`;
+for another domain the grid of `relative_error`, and for another number of coordinates
+or fields the first and last of the widths in `Network`.
 """
 
 from collections.abc import Callable
