@@ -1,4 +1,4 @@
-r"""The network of docs/remove_batchnorm.md, with BatchNorm and with what replaces it.
+"""The network of docs/remove_batchnorm.md, with BatchNorm and with what replaces it.
 
 python -m benchmarks.remove_batchnorm [--out FILE.json]
 
@@ -40,12 +40,12 @@ def deleted(blocks: int, width: int, rngs: nnx.Rngs) -> after.ResNet:
 
 METHODS: dict[str, tuple[Callable[..., Network], optax.GradientTransformation]] = {
     "BatchNorm": (before.ResNet, optax.identity()),
-    "deleted": (deleted, optax.identity()),
+    "deleted, nothing else": (deleted, optax.identity()),
     "deleted, StableGrad": (deleted, sg.stablegrad()),
-    "weights": (after.ResNet, optax.identity()),
-    "weights, clip": (after.ResNet, optax.clip_by_global_norm(1.0)),
-    "weights, AGC": (after.ResNet, optax.adaptive_grad_clip(0.01)),
-    "weights, StableGrad": (after.ResNet, sg.stablegrad()),
+    "new weights": (after.ResNet, optax.identity()),
+    "new weights, clip": (after.ResNet, optax.clip_by_global_norm(1.0)),
+    "new weights, AGC": (after.ResNet, optax.adaptive_grad_clip(0.01)),
+    "new weights, StableGrad": (after.ResNet, sg.stablegrad()),
 }
 
 

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from docs.results.records import Result, Settings, best, content, is_in
+from docs.results.records import (
+    Result,
+    ResultError,
+    Settings,
+    best,
+    content,
+    is_in,
+)
 from docs.results.tables import (
     listed,
     median,
@@ -170,31 +177,16 @@ def fashion_mnist() -> str:
     )
 
 
-REPLACEMENTS = {
-    "BatchNorm": "BatchNorm",
-    "deleted": "deleted, nothing else",
-    "deleted, StableGrad": "deleted, StableGrad",
-    "weights": "new weights",
-    "weights, clip": "new weights, clip",
-    "weights, AGC": "new weights, AGC",
-    "weights, StableGrad": "new weights, StableGrad",
-}
-"""The labels of the methods of benchmarks.remove_batchnorm."""
-
-
 def remove_batchnorm() -> str:
     """Accuracy over the learning rate, the best one of each row in bold."""
     record = content("remove_batchnorm")
     rates = record["settings"]["rates"]
-    medians = {
-        (run["method"], run["rate"]): float(np.median(run["accuracies"]))
-        for run in record["runs"]
-    }
     cells = []
-    for method, label in REPLACEMENTS.items():
-        row = [medians[method, rate] for rate in rates]
-        bold = [f"**{x:.3f}**" if x == max(row) else f"{x:.3f}" for x in row]
-        cells.append([label, *bold])
+    for method in dict.fromkeys(run["method"] for run in record["runs"]):
+        medians = [np.median(_replaced(method, rate)) for rate in rates]
+        highest = max(medians)
+        bold = [f"**{x:.3f}**" if x == highest else f"{x:.3f}" for x in medians]
+        cells.append([method, *bold])
     return with_source(
         table(["rate", *(f"{rate:g}" for rate in rates)], cells),
         ["remove_batchnorm"],
@@ -206,9 +198,12 @@ def remove_batchnorm() -> str:
 
 def lowest_of(method: str, rate: float) -> str:
     """The lowest accuracy of the seeds of a method in that table."""
-    (run,) = (
-        run
-        for run in content("remove_batchnorm")["runs"]
-        if (run["method"], run["rate"]) == (method, rate)
-    )
-    return f"{min(run['accuracies']):.2f}"
+    return f"{min(_replaced(method, rate)):.2f}"
+
+
+def _replaced(method: str, rate: float) -> list[float]:
+    """The accuracies of the seeds in that table."""
+    for run in content("remove_batchnorm")["runs"]:
+        if (run["method"], run["rate"]) == (method, rate):
+            return list(run["accuracies"])
+    raise ResultError(f"no run of {method} at a rate of {rate:g}")

@@ -300,42 +300,6 @@ def problems() -> str:
     )
 
 
-def max_ratio() -> str:
-    """Bounds on the factors of balanced terms, where u = 0 solves the equation."""
-    heat, helmholtz = "heat, 16 layers", "Helmholtz, 5 layers"
-    advection = "advection, 5 layers"
-    rows = [
-        (heat, "no bound", best("pinn_max_ratio", name="heat-no-bound")),
-        *(
-            (heat, bound, best("pinn_max_ratio", name=f"heat-{bound}"))
-            for bound in ("1e6", "1e5", "1e4", "1e3")
-        ),
-        (heat, "sum of the terms", best("pinn_max_ratio", name="heat-weight-1")),
-        (helmholtz, "no bound", best("loss_terms", **HELMHOLTZ)),
-        *(
-            (helmholtz, bound, best("pinn_max_ratio", name=f"helmholtz-{bound}"))
-            for bound in ("1e5", "1e4")
-        ),
-        (
-            helmholtz,
-            "1e3",
-            best("loss_terms", **{**HELMHOLTZ, "method": "balanced, max_ratio 1,000"}),
-        ),
-        (advection, "no bound", best("pinn_problems", name="advection")),
-        (advection, "1e4", best("pinn_max_ratio", name="advection-1e4")),
-    ]
-    cells = [[case, bound, median(r), seeds(r), trained(r)] for case, bound, r in rows]
-    return with_source(
-        table(["problem", "`max_ratio`", "error", "seeds", "trained"], cells),
-        ["pinn_max_ratio", "loss_terms", "pinn_problems"],
-        f"commands such as {pinn_command(rows[3][2])}",
-        "Muon, 3 seeds.",
-    )
-
-
-HELMHOLTZ = {"case": "Helmholtz 5 x 50", "base": "muon", "method": "balanced"}
-
-
 def points(settings: Settings) -> str:
     """Collocation points inside, and on the conditions."""
     inside, name = f"{settings['interior_points']:,}", settings["problem"]

@@ -335,10 +335,13 @@ def _terms(run: Run, config: Config, history: History, rate: int):
         steps=steps,
         ax=left,
     )
-    for one, other in itertools.combinations(names, 2):
+    pairs = list(itertools.combinations(names, 2))
+    for one, other in pairs:
         cosines = [column(entry["term_alignment"][one][other]) for entry in history]
         right.plot(steps, cosines, label=f"{one} and {other}")
     right.axhline(0, color="black", linewidth=0.8)
-    right.set(xlabel="step", ylabel="cosine; below 0: in conflict", ylim=(-1.4, 1.05))
+    # Room for the legend, two pairs in a row.
+    lowest = -1.1 - 0.1 * len(pairs)
+    right.set(xlabel="step", ylabel="cosine; below 0: in conflict", ylim=(lowest, 1.05))
     right.legend(loc="lower center", ncols=2)
     return figure

@@ -67,8 +67,14 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
         with progress.Steps(console, name, total, done, bars) as bar:
             _advance(program, run, bar, console)
         run.finish(functools.partial(_results, program, run))
+    _say_how_it_ended(program, run, console)
+
+
+def _say_how_it_ended(program: Program, run: Recording, console: Console) -> None:
+    """Names columns at a trivial solution; DivergedError if no column is left."""
+    config = program.config
     *_, last = run.history()
-    for rate, seed in at_a_trivial_solution(last.get("losses", {})):
+    for rate, seed in at_a_trivial_solution(last["losses"]):
         console.print(
             f"Learning rate {config.lr[rate]:g}, seed {seed}: the residual is zero and "
             "a condition is not, as at u = 0. Try --max-ratio 100, fewer layers or "
@@ -85,14 +91,15 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
 
 
 def at_a_trivial_solution(losses: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Rates and seeds whose residual is next to nothing beside a condition."""
-    if "residual" not in losses or len(losses) < 2:
+    """Rates and seeds whose residual is next to nothing beside a condition.
+
+    None where the conditions are met as well, or without a term of that name.
+    """
+    terms = {name: np.asarray(values, float) for name, values in losses.items()}
+    residual = terms.pop("residual", None)
+    if residual is None or not terms:
         return []
-    residual, *others = (
-        np.asarray(losses[name], float)
-        for name in sorted(losses, key=lambda name: name != "residual")
-    )
-    worst = np.max(np.stack(others), axis=0)
+    worst = np.max(np.stack([*terms.values()]), axis=0)
     found = (residual <= TRIVIAL * worst) & (worst > TRIVIAL)
     return [(int(rate), int(seed)) for rate, seed in np.argwhere(found)]
 
