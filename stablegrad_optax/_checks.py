@@ -7,29 +7,26 @@ from jax.typing import ArrayLike
 
 def not_negative(name: str, value: ArrayLike) -> None:
     """Raises ValueError unless it is a scalar that is not negative."""
-    _scalar(name, value)
-    if _is_concrete(value) and np.asarray(value) < 0:
-        raise ValueError(f"{name} must not be negative, got {value}.")
+    _check(name, value, lambda x: x >= 0, "not be negative")
 
 
 def positive(name: str, value: ArrayLike) -> None:
     """Raises ValueError unless it is a positive scalar."""
-    _scalar(name, value)
-    if _is_concrete(value) and not np.asarray(value) > 0:
-        raise ValueError(f"{name} must be positive, got {value}.")
+    _check(name, value, lambda x: x > 0, "be positive")
 
 
-def at_least(least: float, name: str, value: ArrayLike) -> None:
-    """Raises ValueError unless it is a scalar and not less than `least`."""
-    _scalar(name, value)
-    if _is_concrete(value) and not np.asarray(value) >= least:
-        raise ValueError(f"{name} must be at least {least}, got {value}.")
+def in_unit_interval(name: str, value: ArrayLike) -> None:
+    """Raises ValueError unless it is a scalar from 0 to less than 1."""
+    _check(name, value, lambda x: 0 <= x < 1, "be from 0 to less than 1")
 
 
-def _scalar(name: str, value: ArrayLike) -> None:
+def is_traced(value: ArrayLike) -> bool:
+    """Whether its value is unknown until the program runs."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def _check(name, value, condition, text):
     if np.shape(value) != ():
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
-
-
-def _is_concrete(x: ArrayLike) -> bool:
-    return not isinstance(x, jax.core.Tracer)
+    if not is_traced(value) and not condition(np.asarray(value)):
+        raise ValueError(f"{name} must {text}, got {value}.")

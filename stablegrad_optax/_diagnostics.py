@@ -52,9 +52,12 @@ def layer_scales(
       >>> print(scales["in"], scales["hidden"])
       1.0 [1. 4.]
     """
-    layers = _layers.find_layers(grads, group_by, is_weight, stack_axis)
-    scales = _scale.layer_scales(layers, jax.tree.leaves(grads), statistic, axis_name)
-    return {layer.name: _scale.value(scale) for layer, scale in scales}
+    _scale.check_statistic(statistic)
+    return {
+        layer.name: layer.scale(statistic, axis_name)
+        for layer in _layers.find_layers(grads, group_by, is_weight, stack_axis)
+        if layer.weights
+    }
 
 
 def tabulate(
@@ -140,7 +143,8 @@ def _describe(layer: _layers.Layer) -> list[_Row]:
         name = _layers.path_name(leaf.path)
         name = name.removeprefix(f"{layer.name}/") if layer.name != "." else name
         shape = "x".join(map(str, leaf.shape)) or "scalar"
-        rows.append(_Row(name, shape, jnp.dtype(leaf.dtype).name, role))
+        dtype = jnp.dtype(_layers.dtype_of(leaf.value)).name
+        rows.append(_Row(name, shape, dtype, role))
     return rows
 
 

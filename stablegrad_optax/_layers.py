@@ -20,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, SequenceKey
 
+from stablegrad_optax import _scale
+
 KeyPath = tuple[Any, ...]
-GroupBy = str | Callable[[KeyPath], Hashable]
+GroupBy = str | Callable[[KeyPath, Any], Hashable]
 IsWeight = Callable[[KeyPath, Any], bool]
 StackAxis = int | Callable[[KeyPath, Any], int | None]
 
@@ -35,10 +37,14 @@ class Leaf:
     index: int  # position among the flattened leaves
     key_path: KeyPath  # as JAX has it
     path: KeyPath  # without the key by which a flax Variable holds its array
-    shape: tuple[int, ...]
-    dtype: Any
+    value: Any  # an array, or its shape and dtype
     stack_axis: int | None  # not negative
     is_weight: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the value."""
+        return tuple(np.shape(self.value))
 
     @property
     def length(self) -> int | None:
@@ -68,13 +74,22 @@ class Layer:
         """How many layers are stacked in it; None if it is not stacked."""
         return self.members[0].length
 
+    def scale(self, statistic: str, axis_name: _scale.AxisName | None) -> jax.Array:
+        """σ over its weight leaves, of which there must be one."""
+        return _scale.scale(
+            [jnp.asarray(leaf.value) for leaf in self.weights],
+            statistic,
+            axis_name,
+            [leaf.stack_axis for leaf in self.weights],
+        )
+
 
 def check_grouping(group_by: GroupBy) -> None:
     """Raises ValueError unless `group_by` is callable or the name of a grouping."""
     if not callable(group_by) and group_by not in GROUPINGS:
         raise ValueError(
             f"group_by must be one of {', '.join(map(repr, GROUPINGS))} or a callable "
-            f"of the key path, got {group_by!r}."
+            f"(key_path, leaf) -> group, got {group_by!r}."
         )
 
 
@@ -114,7 +129,7 @@ def find_layers(
 def _group(leaf: Leaf, module: KeyPath, group_by: GroupBy) -> Hashable:
     if not callable(group_by):
         return {"layer": module, "leaf": leaf.path, "tree": ()}[group_by]
-    key = group_by(leaf.key_path)
+    key = group_by(leaf.key_path, leaf.value)
     try:
         hash(key)
     except TypeError:
@@ -150,8 +165,7 @@ def _describe_leaves(
     """The floating-point leaves; by default a weight has two axes or more."""
     leaves = []
     for index, (key_path, path, value) in enumerate(_leaves_with_paths(tree)):
-        dtype = dtype_of(value)
-        if not jnp.issubdtype(dtype, np.inexact):
+        if not is_inexact(value):
             continue
         shape = tuple(np.shape(value))
         axis = stack_axis(key_path, value) if callable(stack_axis) else stack_axis
@@ -163,13 +177,21 @@ def _describe_leaves(
             weight = bool(is_weight(key_path, value))
         # A slice without elements has no scale.
         weight = weight and 0 not in shape
-        leaves.append(Leaf(index, key_path, path, shape, dtype, axis, weight))
+        leaves.append(Leaf(index, key_path, path, value, axis, weight))
     return leaves
 
 
 def dtype_of(leaf: Any) -> Any:
-    """The dtype of an array, a PRNG key, a shape or a Python scalar."""
-    return getattr(leaf, "dtype", None) or jnp.result_type(leaf)
+    """The dtype of an array, a PRNG key, a shape or a Python number; else None."""
+    if isinstance(leaf, bool | int | float | complex):
+        return jnp.result_type(leaf)
+    return getattr(leaf, "dtype", None)
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether it is an array of floating-point or complex numbers, or its shape."""
+    dtype = dtype_of(leaf)
+    return dtype is not None and jnp.issubdtype(dtype, np.inexact)
 
 
 def _leaves_with_paths(tree: Any) -> Iterator[tuple[KeyPath, KeyPath, Any]]:
@@ -207,6 +229,11 @@ def _is_variable(node: Any) -> bool:
 
 
 def _positive_axis(path: KeyPath, shape: tuple[int, ...], axis: int) -> int:
+    if isinstance(axis, jax.core.Tracer):
+        raise ValueError(
+            "stack_axis must be known at the first trace; under "
+            "optax.inject_hyperparams, name it in static_args."
+        )
     if not -len(shape) <= axis < len(shape):
         raise ValueError(
             f"stack_axis {axis} is out of range for leaf {path_name(path)!r} of shape "

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stablegrad_optax._scale import AxisName, Slices, scales, value
+from stablegrad_optax import _layers, _scale
+from stablegrad_optax._scale import AxisName
+from stablegrad_optax._terms import check_differentiable, check_scalar
 
 
 def reference_scale(
@@ -41,14 +43,11 @@ def reference_scale(
     leaves = [
         jnp.asarray(leaf)
         for leaf in jax.tree.leaves(prediction_grads)
-        if jnp.issubdtype(jnp.result_type(leaf), np.inexact)
+        if _layers.is_inexact(leaf) and np.size(leaf)
     ]
-    leaves = [leaf for leaf in leaves if leaf.size]
     if not leaves:
         raise ValueError("prediction_grads has no floating-point elements.")
-    layer = [Slices(leaf, None) for leaf in leaves]
-    (scale,) = scales([layer], axis_name=axis_name)
-    return value(scale)
+    return _scale.scale(leaves, axis_name=axis_name)
 
 
 def value_and_grad_with_reference(
@@ -64,18 +63,18 @@ def value_and_grad_with_reference(
     parameters anyway.
 
     Args:
-      predict: ``predict(params, *args) -> predictions``, any pytree of arrays, or
-        ``(predictions, aux)`` with ``has_aux``.
-      loss: ``loss(predictions, *args) -> scalar``.
+      predict: ``predict(params, *args, **kwargs) -> predictions``, any pytree of
+        arrays, or ``(predictions, aux)`` with ``has_aux``.
+      loss: ``loss(predictions, *args, **kwargs) -> scalar``.
       has_aux: whether ``predict`` returns auxiliary data, such as batch statistics.
       axis_name: as for :func:`reference_scale`. Only the reference is taken over the
         axes; value and gradient are those of the loss as it is on each device.
 
     Returns:
-      A function ``f(params, *args) -> (value, grads, reference)``, or ``((value, aux),
-      grads, reference)`` with ``has_aux``; ``grads`` is with respect to ``params`` and
-      ``reference`` is :func:`reference_scale` of the gradient with respect to the
-      predictions.
+      A function ``f(params, *args, **kwargs) -> (value, grads, reference)``, or
+      ``((value, aux), grads, reference)`` with ``has_aux``. ``grads`` is with respect
+      to ``params``, and ``reference`` is :func:`reference_scale` of the gradient with
+      respect to the predictions.
 
     Raises:
       ValueError: when called, if the loss is not a real floating-point scalar.
@@ -93,22 +92,20 @@ def value_and_grad_with_reference(
       8.5 9.0 1.5
     """
 
-    def value_and_grad(params, *args):
-        def of_params(params):
-            return predict(params, *args)
+    def value_and_grad(params, *args, **kwargs):
+        check_differentiable(params)
 
-        if has_aux:
-            predictions, pull_back, aux = jax.vjp(of_params, params, has_aux=True)
-        else:
-            predictions, pull_back = jax.vjp(of_params, params)
-            aux = None
-        value, loss_pull_back = jax.vjp(lambda y: loss(y, *args), predictions)
-        shape, dtype = jnp.shape(value), jnp.result_type(value)
-        if shape != () or not jnp.issubdtype(dtype, np.floating):
-            raise ValueError(
-                "loss must return a floating-point scalar, got "
-                f"{dtype.name}{list(shape)}."
-            )
+        def of_params(params):
+            found = predict(params, *args, **kwargs)
+            return found if has_aux else (found, None)
+
+        def of_predictions(predictions):
+            value = loss(predictions, *args, **kwargs)
+            check_scalar(value, "the value of loss")
+            return value
+
+        predictions, pull_back, aux = jax.vjp(of_params, params, has_aux=True)
+        value, loss_pull_back = jax.vjp(of_predictions, predictions)
         (prediction_grads,) = loss_pull_back(jnp.ones_like(value))
         (grads,) = pull_back(prediction_grads)
         value = (value, aux) if has_aux else value

@@ -7,8 +7,6 @@ from jax.typing import ArrayLike
 
 from stablegrad_optax import _checks, _layers, _scale
 
-StableGradState = optax.EmptyState
-
 
 def stablegrad(
     reference: ArrayLike | None = 1.0,
@@ -49,8 +47,8 @@ def stablegrad(
       group_by: what shares one gain. ``"layer"``: leaves in the same module; weights
         alone in a list are layers of their own, and so is each pair of an alternating
         list ``[W1, b1, W2, b2]``. ``"leaf"``: each weight leaf by itself; other leaves
-        pass unchanged. ``"tree"``: everything. Or a callable that takes a leaf's key
-        path and returns a hashable group.
+        pass unchanged. ``"tree"``: everything. Or a callable ``(key_path, leaf) ->
+        group`` with hashable groups.
       statistic: ``"std"``, as above, or ``"rms"``: :math:`\sigma_l` is the root mean
         square.
       is_weight: callable ``(key_path, leaf) -> bool`` that says from which leaves the
@@ -116,7 +114,7 @@ def stablegrad(
 
     def init_fn(params):
         del params
-        return StableGradState()
+        return optax.EmptyState()
 
     def update_fn(updates, state, params=None, *, reference=None, **extra_args):
         del params, extra_args
@@ -130,25 +128,14 @@ def stablegrad(
         else:
             reference = default_reference
         leaves, treedef = jax.tree.flatten(updates)
-        layers = _layers.find_layers(updates, group_by, is_weight, stack_axis)
-        scales = _scale.layer_scales(layers, leaves, statistic, axis_name)
-        for layer, scale in scales:
-            gain = _scale.gain(scale, reference, max_gain)
+        for layer in _layers.find_layers(updates, group_by, is_weight, stack_axis):
+            if not layer.weights:
+                continue
+            gain = _scale.gain(layer.scale(statistic, axis_name), reference, max_gain)
             for leaf in layer.members:
                 leaves[leaf.index] = _scale.rescale(
-                    jnp.asarray(leaves[leaf.index]),
-                    gain,
-                    leaf.stack_axis,
-                    _can_overflow(leaf),
+                    jnp.asarray(leaf.value), gain, leaf.stack_axis, leaf.is_weight
                 )
         return jax.tree.unflatten(treedef, leaves), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _can_overflow(leaf: _layers.Leaf) -> bool:
-    """Whether a finite element, divided by the layer's scale, may leave the dtype.
-
-    Those of a weight are at most 17 sqrt(N), which only float16 cannot hold.
-    """
-    return not leaf.is_weight or float(jnp.finfo(leaf.dtype).max) < 1e30

@@ -1,21 +1,18 @@
-r"""The second scale of a gradient: that of each term of a loss.
+"""The gradient of each term of a loss, and what there is to see of them."""
 
-The gradients of K terms are stacked, a leading axis on each leaf. A term is then one
-slice of a stacked group that holds the whole tree, and its scale one that `_scale`
-knows how to take.
-"""
-
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters.partial_eval import dce_jaxpr
 
-from stablegrad_optax import _checks, _layers, _scale
-from stablegrad_optax._scale import AxisName, Slices
+from stablegrad_optax import _layers, _scale
+from stablegrad_optax._scale import AxisName
 
 
 def value_and_grad_of_terms(
@@ -29,23 +26,22 @@ def value_and_grad_of_terms(
     each. Sum those first that should be one term.
 
     Args:
-      losses: ``losses(params, *args)`` returns a pytree of K real floating-point
-        scalars, such as ``{"residual": ..., "boundary": ...}``, or ``(that, aux)`` with
-        ``has_aux``.
+      losses: ``losses(params, *args, **kwargs)`` returns a pytree of K real
+        floating-point scalars, such as ``{"residual": ..., "boundary": ...}``, or
+        ``(that, aux)`` with ``has_aux``.
       has_aux: whether ``losses`` returns auxiliary data, such as batch statistics.
 
     Returns:
-      A function ``f(params, *args) -> (values, grads)``, or ``((values, aux), grads)``
-      with ``has_aux``. The values are what ``losses`` returns. The gradients are like
-      ``params``, with a leading axis of K terms on each leaf, in the order of
-      ``jax.tree.leaves(values)``: the layout of ``jax.jacrev``, and of optax's
-      per-example gradients.
+      A function ``f(params, *args, **kwargs) -> (values, grads)``, or ``((values, aux),
+      grads)`` with ``has_aux``. The values are what ``losses`` returns. The gradients
+      are the same pytree with a gradient like ``params`` in the place of each scalar,
+      which is what ``jax.jacrev`` returns.
 
     Raises:
       ValueError: when called, if there is no term, or, with its name, if one is not a
         real floating-point scalar.
       TypeError: when called, with its path, if a leaf of ``params`` is not a
-        floating-point or complex array.
+        floating-point or complex array, or if there is none.
 
     Example:
       >>> import jax.numpy as jnp
@@ -56,149 +52,77 @@ def value_and_grad_of_terms(
       ... )
       >>> print(values["data"], values["decay"])
       2.5 5.0
-      >>> print(grads)
-      [[1. 2.]
-       [2. 4.]]
+      >>> print(grads["data"], grads["decay"])
+      [1. 2.] [2. 4.]
     """
 
-    def value_and_grad(params, *args):
-        _check_differentiable(params)
+    def value_and_grad(params, *args, **kwargs):
+        check_differentiable(params)
 
         def of_params(params):
-            found = losses(params, *args)
-            return found if has_aux else (found, None)
+            found = losses(params, *args, **kwargs)
+            values, aux = found if has_aux else (found, None)
+            _check_terms(values, has_aux)
+            return values, aux
 
         values, linear, aux = jax.linearize(of_params, params, has_aux=True)
-        _check_terms(values)
-        grads: list[Any] = []
-        for k, value in enumerate(jax.tree.leaves(values)):
-            # Transposed alone, a term takes no part in the backward passes of others.
-            pull_back = jax.linear_transpose(
-                lambda tangent, k=k: jax.tree.leaves(linear(tangent))[k], params
-            )
-            grads.append(*pull_back(jnp.ones_like(value)))
-        stacked = jax.tree.map(lambda *terms: jnp.stack(terms), *grads)
-        return ((values, aux) if has_aux else values), stacked
+        terms, structure = jax.tree.flatten(values)
+        leaves, like_params = jax.tree.flatten(params)
+        # Traced once for all terms, and cut down to what each depends on: transposed
+        # alone, a term takes no part in the backward passes of others.
+        jaxpr = jax.make_jaxpr(linear)(params)
+
+        def pull_back(k: int, cotangent: jax.Array) -> Any:
+            is_used = [i == k for i in range(len(terms))]
+            of_term, _ = dce_jaxpr(jaxpr.jaxpr, is_used, instantiate=True)
+            push_forward = jaxpr_as_fun(ClosedJaxpr(of_term, jaxpr.consts))
+            grads = jax.linear_transpose(push_forward, *leaves)([cotangent])
+            return jax.tree.unflatten(like_params, grads)
+
+        grads = [pull_back(k, jnp.ones_like(value)) for k, value in enumerate(terms)]
+        grads = jax.tree.unflatten(structure, grads)
+        return ((values, aux) if has_aux else values), grads
 
     return value_and_grad
 
 
-def balance_terms(
-    grads: Any,
-    weights: Any = None,
-    *,
-    max_ratio: ArrayLike | None = None,
-    axis_name: AxisName | None = None,
-) -> Any:
-    r"""The sum of the terms' gradients, each brought to the same scale.
+def term_scales(grads: Any, *, axis_name: AxisName | None = None) -> Any:
+    r"""The scale :math:`s_k` of each term: the rms of its gradient over its whole tree.
 
-    .. math::
-
-        \hat g = \sum_k \frac{w_k}{\sigma_k} g_k, \qquad
-        \sigma_k = \operatorname{rms}(g_k)
-
-    with the root mean square over all elements of the tree. A factor in front of a term
-    of the loss has no effect, so there are no loss weights to tune.
-
-    It goes between the gradient and the optimizer, whichever that is, as a function and
-    not a transformation: in a chain it would change the shapes of the updates, which
-    wrappers such as ``optax.apply_if_finite`` do not allow. The result does not become
-    small when the terms do, so let the learning rate decay.
+    It can be called inside ``jax.jit``, to be recorded with the losses.
 
     Args:
-      grads: a pytree with a leading axis of K terms on each leaf, from
+      grads: a dict, list or tuple with the gradient of a term in each place, from
         :func:`value_and_grad_of_terms`.
-      weights: :math:`w_k`, the importance of each term relative to the others once they
-        are balanced: a pytree of K scalars that are not negative, in the structure of
-        the values. Default: 1 for each.
-      max_ratio: a bound on :math:`1/\sigma_k` relative to the smallest of them among
-        the terms that are not zero, 1 or more. It keeps a term whose gradient is next
-        to nothing from being raised to the scale of the others.
       axis_name: name or names of the mesh axes over which every leaf is sharded, for
         use inside ``jax.shard_map`` or ``jax.pmap``. Not needed under ``jax.jit`` with
         sharded arrays. Where each device has its own batch, average the gradients over
         the devices first.
 
     Returns:
-      Gradients without the leading axis, in the dtypes of ``grads``. Leaves that are
-      not floating-point numbers are those of the first term.
-
-    Raises:
-      ValueError: with the path of the leaf, if one has no leading axis or one of
-        another length; if ``weights`` are not K scalars or one is negative; if
-        ``max_ratio`` is less than 1 or not a scalar.
-
-    A term whose gradient is zero adds nothing. A NaN or Inf in one term makes every
-    gradient NaN. The scales are right over the whole range of the dtype, as those of
-    :func:`stablegrad`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> import stablegrad_optax as sg
-      >>> def losses(w):
-      ...     return {
-      ...         "residual": 1024 * (w[0] + w[1]) ** 2,
-      ...         "boundary": (w[0] - w[1]) ** 2 / 1024,
-      ...     }
-      >>> params, tx = jnp.array([3., 1.]), optax.sgd(0.25)
-      >>> values, grads = sg.value_and_grad_of_terms(losses)(params)
-      >>> balanced = sg.balance_terms(grads, {"residual": 2.0, "boundary": 1.0})
-      >>> print(balanced)
-      [3. 1.]
-      >>> updates, _ = tx.update(balanced, tx.init(params), params)
-      >>> print(optax.apply_updates(params, updates))
-      [2.25 0.75]
-    """
-    importance = _importance(weights, _number_of_terms(grads))
-    if max_ratio is not None:
-        _checks.at_least(1, "max_ratio", max_ratio)
-    leaves = _inexact_leaves(grads)
-    if not leaves:
-        return jax.tree.map(lambda leaf: leaf[0], grads)
-    scale = _scale_of_terms(leaves, axis_name)
-    bound = None
-    if max_ratio is not None:
-        largest = jnp.max(_scale.value(scale))
-        ratio = jnp.asarray(max_ratio, largest.dtype)
-        bound = jnp.asarray(importance, largest.dtype) * ratio / largest
-    gain = _scale.gain(scale, importance, bound)
-    return jax.tree.map(
-        lambda leaf: (
-            _scale.rescaled_sum(jnp.asarray(leaf), gain)
-            if _is_inexact(leaf)
-            else leaf[0]
-        ),
-        grads,
-    )
-
-
-def term_scales(grads: Any, *, axis_name: AxisName | None = None) -> jax.Array:
-    r"""The scale :math:`\sigma_k` of each term, what :func:`balance_terms` divides by.
-
-    It can be called inside ``jax.jit``, to be recorded with the losses.
-
-    Args:
-      grads, axis_name: as for :func:`balance_terms`.
-
-    Returns:
-      K root mean squares in the order of the terms, zero where a gradient is zero and
-      NaN where one is not finite; float32, or float64 if a leaf is float64 or
+      ``grads`` with a scalar in the place of each gradient: zero where it is zero, NaN
+      where one of its elements is NaN; float32, or float64 if a leaf is float64 or
       complex128.
 
     Raises:
-      ValueError: as :func:`balance_terms` for the leaves, or if none of them has a
-        floating-point element.
+      ValueError: if the gradient of a term has no floating-point element, or holds
+        values that overwrite others (Flax's ``_overwrite_with_gradient``).
 
     Example:
       >>> import jax.numpy as jnp
-      >>> w = jnp.array([[3., -3., 3.], [0., 0., 0.]])
-      >>> grads = {"w": w, "b": jnp.array([3., 4.])}
-      >>> print(term_scales(grads))
-      [3. 2.]
+      >>> grads = {
+      ...     "data": {"w": jnp.array([3., -3., 3.]), "b": jnp.array(3.)},
+      ...     "decay": {"w": jnp.array([0., 0., 0.]), "b": jnp.array(4.)},
+      ... }
+      >>> scales = term_scales(grads)
+      >>> print(scales["data"], scales["decay"])
+      3.0 2.0
     """
-    _number_of_terms(grads)
-    return _scale.value(_scale_of_terms(_inexact_leaves(grads), axis_name))
+    return jax.tree.map(
+        lambda term: _scale.scale(inexact_leaves(term), "rms", axis_name),
+        grads,
+        is_leaf=lambda node: node is not grads,
+    )
 
 
 def term_alignment(grads: Any, *, axis_name: AxisName | None = None) -> jax.Array:
@@ -213,118 +137,96 @@ def term_alignment(grads: Any, *, axis_name: AxisName | None = None) -> jax.Arra
     other. No scale of a term matters here.
 
     Args:
-      grads, axis_name: as for :func:`balance_terms`.
+      grads, axis_name: as for :func:`term_scales`.
 
     Returns:
-      A symmetric matrix of shape (K, K) in the dtype of :func:`term_scales`; 0 where
-      one of the two gradients is zero, the diagonal included.
+      A symmetric matrix of shape (K, K) in the dtype of :func:`term_scales`, the terms
+      in the order of ``jax.tree.leaves``: of a dict, sorted by name. 0 where one of the
+      two gradients is zero, the diagonal included.
 
     Raises:
       ValueError: as :func:`term_scales`.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> grads = jnp.array([[3e-9, 4e-9], [-3e9, -4e9], [4., -3.]])
+      >>> grads = [jnp.array([3e-9, 4e-9]), jnp.array([-3., -4.]), jnp.array([4., -3.])]
       >>> print(term_alignment(grads).round(3) + 0)
       [[ 1. -1.  0.]
        [-1.  1.  0.]
        [ 0.  0.  1.]]
     """
-    number = _number_of_terms(grads)
-    leaves = _inexact_leaves(grads)
-    gain = _scale.gain(_scale_of_terms(leaves, axis_name), 1.0, None)
-    products = sum(
-        _inner_products(_scale.rescale(x, gain, 0, saturate=False).reshape(number, -1))
-        for x in _scale.in_accumulation_dtype(leaves)
-    )
+    terms = jax.tree.leaves(grads, is_leaf=lambda node: node is not grads)
+    leaves = list(map(inexact_leaves, terms))
+    # Products of unit scale, whatever the scales of the terms.
+    scales = jnp.stack([_scale.scale(term, "rms", axis_name) for term in leaves])
+    gains = _scale.gain(scales, 1.0)
+
+    def products(*of_terms):
+        x = jnp.stack(_scale.in_accumulation_dtype(of_terms))
+        x = _scale.rescale(x, gains, 0, is_weight=True)
+        # As a sum, and not as a matrix product, it takes leaves as they are sharded.
+        return sum(
+            jnp.sum(part[:, None] * part[None], range(2, part.ndim + 1))
+            for part in _scale.parts(x)
+        )
+
+    inner = functools.reduce(lax.add, map(products, *leaves))
     if axis_name is not None:
-        products = lax.psum(products, axis_name)
+        inner = lax.psum(inner, axis_name)
     # A term of zeros has zeros in its row.
-    norms = jnp.sqrt(jnp.where(jnp.diag(products) == 0, 1, jnp.diag(products)))
-    return jnp.clip(products / jnp.outer(norms, norms), -1, 1)
+    norms = jnp.sqrt(jnp.where(jnp.diag(inner) == 0, 1, jnp.diag(inner)))
+    return jnp.clip(inner / jnp.outer(norms, norms), -1, 1)
 
 
-def _inner_products(terms: jax.Array) -> jax.Array:
-    """Of the rows; real ones, a complex number counts as a vector of two."""
-    return jnp.matmul(terms.conj(), terms.T, precision=lax.Precision.HIGHEST).real
-
-
-def _scale_of_terms(
-    leaves: Sequence[jax.Array], axis_name: AxisName | None
-) -> _scale.Scale:
+def inexact_leaves(grads: Any) -> list[jax.Array]:
+    """The leaves of a term's gradient that have floating-point elements."""
+    leaves = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        name = _layers.path_name(path)
+        if "_overwrite_with_gradient" in name:
+            raise ValueError(
+                f"leaf {name!r} is no gradient but a new value (Flax's FP8 state); "
+                "take _overwrite_with_gradient out of the gradient of each term, and "
+                "put it into the parameters by yourself."
+            )
+        if _layers.is_inexact(leaf) and np.size(leaf):
+            leaves.append(jnp.asarray(leaf))
     if not leaves:
-        raise ValueError("grads has no floating-point elements.")
-    (scale,) = _scale.scales([[Slices(x, 0) for x in leaves]], "rms", axis_name)
-    return scale
-
-
-def _is_inexact(leaf: Any) -> bool:
-    return jnp.issubdtype(_layers.dtype_of(leaf), np.inexact)
-
-
-def _inexact_leaves(grads: Any) -> list[jax.Array]:
-    """The leaves that have floating-point elements."""
-    leaves = [x for x in jax.tree.leaves(grads) if _is_inexact(x) and np.size(x)]
-    return list(map(jnp.asarray, leaves))
+        raise ValueError("the gradient of a term has no floating-point elements.")
+    return leaves
 
 
 # --- Checks ---
 
 
-def _check_differentiable(params: Any) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not _is_inexact(leaf):
+def check_differentiable(params: Any) -> None:
+    """Raises TypeError unless all leaves are floating-point or complex arrays."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise TypeError(f"params must hold arrays, got {params!r}.")
+    for path, leaf in leaves:
+        if not _layers.is_inexact(leaf):
+            kind = _layers.dtype_of(leaf) or repr(leaf)
             raise TypeError(
-                "params must be floating-point or complex arrays, got "
-                f"{_layers.dtype_of(leaf)} in leaf {_layers.path_name(path)!r}."
+                f"params must be floating-point or complex arrays, got {kind} in leaf "
+                f"{_layers.path_name(path)!r}."
             )
 
 
-def _check_terms(values: Any) -> None:
+def check_scalar(value: Any, what: str, hint: str = "") -> None:
+    """Raises ValueError unless it is a real floating-point scalar."""
+    dtype = _layers.dtype_of(value)
+    is_real = dtype is not None and jnp.issubdtype(dtype, np.floating)
+    if not is_real or np.shape(value) != ():
+        kind = repr(value) if dtype is None else f"{dtype}{list(np.shape(value))}"
+        raise ValueError(f"{what} must be a floating-point scalar, got {kind}.{hint}")
+
+
+def _check_terms(values: Any, has_aux: bool) -> None:
     terms = jax.tree_util.tree_leaves_with_path(values)
     if not terms:
         raise ValueError("losses must return one term or more, got none.")
+    is_pair = isinstance(values, tuple) and len(values) == 2 and not has_aux
+    hint = " A loss that returns (terms, aux) needs has_aux=True." if is_pair else ""
     for path, value in terms:
-        shape, dtype = np.shape(value), jnp.result_type(value)
-        if shape != () or not jnp.issubdtype(dtype, np.floating):
-            raise ValueError(
-                "losses must return floating-point scalars, got "
-                f"{dtype.name}{list(shape)} for term {_layers.path_name(path)!r}."
-            )
-
-
-def _number_of_terms(grads: Any) -> int:
-    """The length of the leading axis, which all leaves have."""
-    number = None
-    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-        shape, name = np.shape(leaf), _layers.path_name(path)
-        if not shape or shape[0] == 0:
-            raise ValueError(
-                "each leaf of grads must have a leading axis of terms, got shape "
-                f"{shape} for leaf {name!r}."
-            )
-        if number is None:
-            number, first = shape[0], name
-        if shape[0] != number:
-            raise ValueError(
-                f"leaf {name!r} of grads has {shape[0]} terms on its leading axis, and "
-                f"leaf {first!r} has {number}."
-            )
-    if number is None:
-        raise ValueError("grads has no leaves.")
-    return number
-
-
-def _importance(weights: Any, number: int) -> ArrayLike:
-    """One weight for each term, 1 by default."""
-    if weights is None:
-        return 1.0
-    leaves = jax.tree_util.tree_leaves_with_path(weights)
-    if len(leaves) != number:
-        raise ValueError(
-            f"weights must be {number} scalars, one for each term, got {len(leaves)}."
-        )
-    for path, weight in leaves:
-        name = f"weights at {_layers.path_name(path)!r}"
-        _checks.not_negative(name, weight)
-    return jnp.stack([jnp.asarray(weight, float) for _, weight in leaves])
+        check_scalar(value, f"term {_layers.path_name(path)!r} of losses", hint)

@@ -1,0 +1,276 @@
+r"""The gradients of the terms of a loss, summed on one scale.
+
+The rule remembers one number for each term, the running mean square of its scale. It is
+arithmetic on vectors over the K terms: only the scales and the sum look at gradients.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.typing import ArrayLike
+
+from stablegrad_optax import _checks, _layers, _scale, _terms
+
+# A scale counts at most so many times the memory: rare large values must not rule it.
+_LARGEST_GROWTH = 1.2
+
+# A term pulls at most so many times as hard as its share.
+_LARGEST_PULL = 3.0
+
+Importance = ArrayLike | Callable[[jax.Array], ArrayLike]
+
+
+class BalanceTermsState(NamedTuple):
+    """What :func:`balance_terms` keeps: three dicts of scalars, by the term's name."""
+
+    counts: dict[str, jax.Array]
+    """At how many steps the scale of the term was positive and finite."""
+
+    mean_squares: dict[str, jax.Array]
+    """The running mean of the squares of its scale, zero at the start."""
+
+    weights: dict[str, jax.Array]
+    """By what the last update multiplied its gradient."""
+
+
+def balance_terms(
+    terms: Sequence[str],
+    weights: Mapping[str, Importance] | None = None,
+    *,
+    decay: ArrayLike = 0.99,
+    power: ArrayLike = 0.5,
+    axis_name: _scale.AxisName | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Sums the gradients of the terms of a loss, each brought to the same scale.
+
+    With :math:`s_k` the rms of the gradient :math:`g_k` over the whole tree,
+    :math:`L_k` the value of the term and :math:`w_k` its importance:
+
+    .. math::
+
+        \begin{aligned}
+        x_k &= \min(s_k, 1.2\,\hat s_k) \\
+        m_k &\leftarrow \beta m_k + (1 - \beta) x_k^2, \qquad
+            \hat s_k = \sqrt{m_k / (1 - \beta^{t_k})} \\
+        a_k &= \frac{w_k}{\max(\hat s_k, s_k / 3)}
+            \left(\frac{D_k}{\max_j D_j}\right)^p, \qquad D_k = L_k / s_k \\
+        \hat g &= \sum_k a_k g_k
+        \end{aligned}
+
+    A term is divided by a running mean of its scale. It is clipped, so that rare large
+    values do not rule it, and slow, so that a term that is satisfied pulls less and
+    less. :math:`D_k`, the length of a Polyak step, says how far a term is from being
+    satisfied; the farther, the harder it pulls. Without that, every point where two
+    terms pull in opposite directions would be stationary.
+
+    A factor in front of a term of the loss changes nothing, so there are no loss
+    weights to tune. The result does not become small when the terms do: let the
+    learning rate decay.
+
+    It goes first in a chain, in front of any optimizer. Wrappers that keep a gradient
+    between steps, such as ``optax.MultiSteps`` and ``optax.apply_if_finite``, go inside
+    the chain, behind it.
+
+    Args:
+      terms: the K names of the terms.
+      weights: :math:`w_k`, ``{name: importance}``, relative to the other terms once
+        they are balanced. Not negative; 1 for names that are missing. A schedule, such
+        as optax's, is called with the number of steps so far.
+      decay: :math:`\beta`, of the running mean; from 0 to less than 1.
+      power: :math:`p`, not negative. More than 0 needs losses that are not negative and
+        whose best value is zero, such as mean squares; else take 0.
+      axis_name: as for :func:`term_scales`.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``. Its ``update(grads, state,
+      params=None, *, values=None, **extra_args)`` takes ``{name: gradient}`` and
+      ``{name: loss}`` as :func:`value_and_grad_of_terms` returns them, and returns one
+      gradient in the dtypes of the parameters, and a :class:`BalanceTermsState`. Leaves
+      that are not floating-point numbers are those of the first term.
+
+    Raises:
+      ValueError: at construction if ``terms`` are not distinct names, ``weights`` has
+        another name or a negative value, or ``decay`` or ``power`` is out of range;
+        from ``update`` if ``grads`` or ``values`` have other names than ``terms``, or
+        there are no ``values`` and ``power`` is not 0.
+
+    A term whose gradient is zero adds nothing. A NaN or Inf in a gradient makes the
+    step not finite and leaves the memory of its term as it was; so does a negative
+    value, unless ``power`` is 0.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> import stablegrad_optax as sg
+      >>> def losses(w):
+      ...     return {
+      ...         "residual": 1024 * (w[0] + w[1]) ** 2,
+      ...         "boundary": (w[0] - w[1]) ** 2 / 1024,
+      ...     }
+      >>> tx = optax.chain(sg.balance_terms(("residual", "boundary")), optax.sgd(0.25))
+      >>> params = jnp.array([2.5, 1.5])
+      >>> state = tx.init(params)
+      >>> values, grads = sg.value_and_grad_of_terms(losses)(params)
+      >>> updates, state = tx.update(grads, state, params, values=values)
+      >>> print(optax.apply_updates(params, updates))
+      [2.125 1.375]
+      >>> print(state[0].weights["residual"], state[0].weights["boundary"])
+      0.00012207031 256.0
+
+    References:
+      The rule is new. Its closest relatives: Deguchi and Asai, `DN-PINN
+      <https://doi.org/10.1088/1742-6596/2512/1/012016>`_, 2023, divides gradients of
+      the terms by their norms; Wang et al., `Understanding and mitigating gradient flow
+      pathologies <https://arxiv.org/abs/2001.04536>`_, 2021, weights terms by averages
+      of them.
+    """
+    names = _checked_names(terms)
+    weights = _checked_weights(weights or {}, names)
+    _checks.in_unit_interval("decay", decay)
+    _checks.not_negative("power", power)
+    needs_values = _checks.is_traced(power) or power != 0
+
+    def init_fn(params):
+        del params
+        return BalanceTermsState(
+            counts={name: jnp.zeros((), jnp.int32) for name in names},
+            mean_squares={name: jnp.zeros((), float) for name in names},
+            weights={name: jnp.zeros((), float) for name in names},
+        )
+
+    def update_fn(grads, state, params=None, *, values=None, **extra_args):
+        del params, extra_args
+        _check_names("grads", grads, names)
+        dtype = state.mean_squares[names[0]].dtype
+
+        def vector(of_terms):
+            return jnp.stack([jnp.asarray(of_terms[n]).astype(dtype) for n in names])
+
+        def scalars(vector):
+            return {name: vector[k] for k, name in enumerate(names)}
+
+        scales = vector(_terms.term_scales(dict(grads), axis_name=axis_name))
+        counts = jnp.stack([state.counts[name] for name in names])
+        step = jnp.max(counts)
+        importance = {n: w(step) if callable(w) else w for n, w in weights.items()}
+        counts, mean_squares, averages = _remember(
+            scales, counts, vector(state.mean_squares), _as(dtype, decay)
+        )
+        divisors = jnp.maximum(averages, scales / _LARGEST_PULL)
+        factors = jnp.maximum(vector(importance), 0) * _inverse(divisors)
+        if needs_values:
+            if values is None:
+                raise ValueError(
+                    "balance_terms needs the values of the terms: call "
+                    "update(..., values=values), or choose power=0."
+                )
+            _check_names("values", values, names)
+            factors *= _pull(vector(values), scales, _as(dtype, power))
+        # Finite, so that a gradient of zero stays zero.
+        factors = jnp.minimum(factors, jnp.finfo(dtype).max)
+        in_order = [grads[name] for name in names]
+        total = jax.tree.map(lambda *leaves: _weighted_sum(leaves, factors), *in_order)
+        new_state = scalars(counts), scalars(mean_squares), scalars(factors)
+        return total, BalanceTermsState(*new_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _remember(
+    scales: jax.Array, counts: jax.Array, mean_squares: jax.Array, decay: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """t, m and ŝ, each a vector over the terms, after this step."""
+
+    def averages():
+        corrections = jnp.where(counts == 0, 1, 1 - decay**counts)
+        return _root(mean_squares / corrections)
+
+    clipped = jnp.minimum(scales, _LARGEST_GROWTH * averages())
+    squares = (1 - decay) * jnp.where(counts == 0, scales, clipped) ** 2
+    is_counted = jnp.isfinite(scales) & (squares > 0)
+    mean_squares = jnp.where(is_counted, decay * mean_squares + squares, mean_squares)
+    counts = jnp.where(is_counted, optax.safe_increment(counts), counts)
+    return counts, mean_squares, averages()
+
+
+def _pull(values: jax.Array, scales: jax.Array, power: jax.Array) -> jax.Array:
+    """(D / max D)^p with D = L / s, and D = 0 where s is 0."""
+    # NaN also where the root of a negative number is not.
+    values = jnp.where(values < 0, jnp.nan, values)
+    distances = values * _inverse(scales)
+    distances = jnp.minimum(distances, jnp.finfo(values.dtype).max)
+    largest = jnp.max(distances)
+    ratios = jnp.where(largest == 0, 1, distances * _inverse(largest))
+    # The derivative of the power is not finite at zero.
+    is_zero = ratios == 0
+    return jnp.where(is_zero, power == 0, jnp.where(is_zero, 1, ratios) ** power)
+
+
+def _inverse(x: jax.Array) -> jax.Array:
+    """1 / x, and 0 where x is 0."""
+    return jnp.where(x == 0, 0, 1 / jnp.where(x == 0, 1, x))
+
+
+def _root(x: jax.Array) -> jax.Array:
+    """√x, with a finite derivative at zero."""
+    return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
+
+
+def _weighted_sum(leaves: Sequence[Any], factors: jax.Array) -> Any:
+    """Σ a_k g_k in the dtype of the leaves; a finite sum stays finite."""
+    if not _layers.is_inexact(leaves[0]):
+        return leaves[0]
+    leaves = list(map(jnp.asarray, leaves))
+
+    def weighted_sum(*parts):
+        terms = _scale.in_accumulation_dtype(parts)
+        factor = factors.astype(terms[0].dtype)
+        total = functools.reduce(lax.add, [factor[k] * x for k, x in enumerate(terms)])
+        clipped = _scale.clip_to(parts[0].dtype, total)
+        return jnp.where(jnp.isfinite(total), clipped, total).astype(parts[0].dtype)
+
+    return _scale.on_real_parts(weighted_sum, *leaves)
+
+
+def _as(dtype: Any, scalar: ArrayLike) -> jax.Array:
+    return jnp.real(scalar).astype(dtype)
+
+
+# --- Checks ---
+
+
+def _checked_names(terms: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(terms, str) or not all(isinstance(name, str) for name in terms):
+        raise ValueError(f"terms must be names of terms, got {terms!r}.")
+    names = tuple(terms)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"terms must be one or more different names, got {names}.")
+    return names
+
+
+def _checked_weights(
+    weights: Mapping[str, Importance], names: Sequence[str]
+) -> dict[str, Importance]:
+    """The importance of each term, 1 by default."""
+    for name, weight in weights.items():
+        if name not in names:
+            raise ValueError(
+                f"weights has {name!r}, which is not one of the terms {names}."
+            )
+        if not callable(weight):
+            _checks.not_negative(f"the weight of {name!r}", weight)
+    return {name: weights.get(name, 1.0) for name in names}
+
+
+def _check_names(what: str, of_terms: Any, names: Sequence[str]) -> None:
+    if not isinstance(of_terms, Mapping):
+        raise ValueError(
+            f"{what} must be a dict with the terms {names}, got "
+            f"{type(of_terms).__name__}."
+        )
+    if set(of_terms) != set(names):
+        raise ValueError(f"{what} must be of the terms {names}, got {tuple(of_terms)}.")
