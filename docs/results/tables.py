@@ -105,8 +105,6 @@ def train_command(program: str, config: type[Any], result: Result) -> str:
 
 def pinn_command(result: Result) -> str:
     settings = {**OF_OLDER_RUNS, **result.settings}
-    if settings["terms"] == "weighted":
-        del settings["max_ratio"]
     # A problem in a file of one's own is recorded with the folder of that file.
     settings["problem"] = Path(settings["problem"]).name
     return train_command(

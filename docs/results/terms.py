@@ -2,13 +2,11 @@
 
 import numpy as np
 
-from docs.results.pinns import setting
 from docs.results.records import Result, best, content, is_in
 from docs.results.tables import (
     listed,
     median,
     number,
-    pinn_command,
     seeds,
     table,
     trained,
@@ -203,12 +201,12 @@ def longer_runs() -> str:
 
 
 VARIANTS = {
-    "unit scale, as `balance_terms`": "balanced",
+    "unit scale, the rule of 0.1": "balanced",
     "the scale of the residual": "balanced, scale of the residual",
     "the geometric mean of the scales": "balanced, geometric mean",
     "scales averaged with a decay of 0.9": "balanced, average 0.9",
-    "`max_ratio` of 1,000": "balanced, max_ratio 1,000",
-    "`max_ratio` of 100": "balanced, max_ratio 100",
+    "scales within a factor of 1,000": "balanced, max_ratio 1,000",
+    "scales within a factor of 100": "balanced, max_ratio 100",
     "a scale for each term and layer": "balanced, per layer",
 }
 
@@ -230,41 +228,3 @@ def variants() -> str:
         command,
         f"{name_of(case)}, Muon, {len(found[next(iter(found))].scores)} seeds.",
     )
-
-
-def max_ratio() -> str:
-    """Bounds on how far a term is raised, where u = 0 solves the equation or not."""
-    helmholtz = "Helmholtz 5 x 50"
-    by_case: dict[str, dict[str, Result]] = {
-        "heat": {
-            "no bound": of_bound("heat-no-bound"),
-            **{b: of_bound(f"heat-{b}") for b in ("1e6", "1e5", "1e4", "1e3")},
-            "a sum of the terms": of_bound("heat-weight-1"),
-        },
-        "Helmholtz": {
-            "no bound": of_method(helmholtz, "muon", "balanced"),
-            **{b: of_bound(f"helmholtz-{b}") for b in ("1e5", "1e4")},
-            "1e3": of_method(helmholtz, "muon", "balanced, max_ratio 1,000"),
-        },
-        "advection": {
-            "no bound": best("pinn_problems", name="advection"),
-            "1e4": of_bound("advection-1e4"),
-        },
-    }
-    cells = [
-        [case, bound, median(r), seeds(r), trained(r)]
-        for case, by_bound in by_case.items()
-        for bound, r in by_bound.items()
-    ]
-    # All runs of a case have the settings of those at 1e4.
-    settings = [f"{case}: {setting([runs['1e4']])}" for case, runs in by_case.items()]
-    return with_source(
-        table(["problem", "`max_ratio`", "error", "seeds", "trained"], cells),
-        ["pinn_max_ratio", "loss_terms", "pinn_problems"],
-        f"commands such as {pinn_command(of_bound('heat-1e3'))}",
-        f"Muon. {'; '.join(settings)}.",
-    )
-
-
-def of_bound(name: str) -> Result:
-    return best("pinn_max_ratio", name=name)
