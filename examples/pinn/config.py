@@ -16,8 +16,7 @@ Optimizer = Literal["sgd", "adam", "lion", "muon"]
 Initialization = Literal["glorot", "critical", "variance-preserving"]
 Schedule = Literal["cosine", "exponential", "constant"]
 WEIGHT = 100.0
-MAX_RATIO = 1e4
-OF_OLDER_RUNS = {"terms": "weighted", "max_ratio": None}
+OF_OLDER_RUNS = {"terms": "weighted"}
 """Settings of runs that were made before there was a choice."""
 
 
@@ -71,10 +70,7 @@ class Config:
     points: Literal["resampled", "fixed"] = "resampled"
     """Whether points are drawn anew at each step."""
     terms: Literal["balanced", "weighted"] = "balanced"
-    """How terms become one gradient: each over its own scale, or by weights."""
-    max_ratio: float | None = MAX_RATIO
-    """Balanced terms: the largest factor of a term over the smallest one. Without it a
-    network can stay at u = 0 where that solves the equation."""
+    """How terms become one gradient: by sg.balance_terms, or by fixed weights."""
     condition_weight: float = WEIGHT
     """Of each condition's mean square beside the residual's; for weighted terms."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -101,11 +97,6 @@ class Config:
         require(self, "lr", len(set(self.lr)) == len(self.lr), "different numbers")
         weight = 0 < self.condition_weight < math.inf
         require(self, "condition_weight", weight, "a positive, finite number")
-        bound = self.max_ratio is None or self.max_ratio >= 1
-        require(self, "max_ratio", bound, "None or at least 1")
-        if self.terms == "weighted":
-            unused = self.max_ratio in (MAX_RATIO, None)
-            require(self, "max_ratio", unused, "left out unless --terms balanced")
         if self.terms == "balanced":
             unused = self.condition_weight == WEIGHT
             require(self, "condition_weight", unused, "left out, or --terms weighted")

@@ -330,8 +330,10 @@ def _terms(run: Run, config: Config, history: History, rate: int):
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     figure.suptitle(f"Loss terms of {_heading(config)}, lr {config.lr[rate]:g}, seed 0")
     sg.plotting.plot_term_scales(
-        [[column(entry["term_scales"][name]) for name in names] for entry in history],
-        terms=names,
+        [
+            {name: column(entry["term_scales"][name]) for name in names}
+            for entry in history
+        ],
         steps=steps,
         ax=left,
     )

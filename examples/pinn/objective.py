@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -183,6 +183,16 @@ class Objective:
         predictions = self.predict(params, points)
         return self.losses(predictions, points, unknowns_of(params)), predictions
 
+    @functools.cached_property
+    def term_names(self) -> tuple[str, ...]:
+        """Those of `losses`."""
+
+        def losses():
+            key = jax.random.key(0)
+            return self.terms(initial_params(self.config, key), self.sample(key, 1))[0]
+
+        return tuple(jax.eval_shape(losses))
+
     def loss(
         self,
         predictions: Mapping[str, Any],
@@ -199,26 +209,26 @@ class Objective:
         predictions = self.predict(params, points)
         return self.loss(predictions, points, unknowns_of(params))
 
-    def weights(self, losses: Mapping[str, Any]) -> dict[str, float]:
-        """The weight of each term: of its mean square, or of its balanced gradient."""
+    def weights(self, names: Iterable[str]) -> dict[str, float]:
+        """What each term's mean square is multiplied by; its importance if balanced."""
         factor = (
             self.config.condition_weight if self.config.terms == "weighted" else 1.0
         )
         weights = {part.name: factor * part.weight for part in self.parts[1:]}
-        return {name: weights.get(name, 1.0) for name in losses}
+        return {name: weights.get(name, 1.0) for name in names}
 
-    def combine(self, term_grads: Any, losses: Mapping[str, Any]) -> Any:
-        """One gradient from those of the terms."""
-        weights = self.weights(losses)
-        if self.config.terms == "balanced":
-            return sg.balance_terms(
-                term_grads, weights, max_ratio=self.config.max_ratio
-            )
-        # In the order of the terms: a dict's leaves come by name.
-        factors = jax.tree.leaves(weights)
-        return jax.tree.map(
-            lambda g: sum(w * g[k] for k, w in enumerate(factors)), term_grads
-        )
+    def combine(self, grads: Mapping[str, Any], losses: Mapping[str, Any]) -> Any:
+        """The gradient of the loss from those of the terms."""
+        return weighted_sum(grads, self.weights(losses))
+
+
+def weighted_sum(grads: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
+    """One gradient from those of the terms."""
+
+    def add(*leaves):
+        return sum(w * x for w, x in zip(weights.values(), leaves, strict=True))
+
+    return jax.tree.map(add, *(grads[name] for name in weights))
 
 
 def unknowns_of(params: Any) -> dict[str, jax.Array]:

@@ -5,24 +5,27 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import stablegrad_optax as sg
 from examples.common import optimizers
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
-from examples.pinn.objective import UNKNOWNS, Objective, unknowns_of
+from examples.pinn.objective import UNKNOWNS, Objective, unknowns_of, weighted_sum
 
 
-class Gradient(NamedTuple):
+class Found(NamedTuple):
     """What a step has found out."""
 
     loss: jax.Array
-    total: Any
+    gradient: Any
+    """What the base optimizer and its scale control were given."""
     losses: dict[str, jax.Array]
     """The terms of the loss, without weights; none from L-BFGS."""
-    terms: Any
-    """Their gradients, stacked along the first axis of each leaf."""
+    term_grads: dict[str, Any]
+    term_weights: dict[str, jax.Array]
+    """By what the gradients of the terms were multiplied."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +36,9 @@ class Phase:
     end: int
     optimizer: Callable[[Any], optax.GradientTransformationExtraArgs]
     """Maps the learning rate to the optimizer."""
-    gradient: Callable[..., tuple[Gradient, dict[str, Any]]]
-    """Maps params, optimizer state, seed and step of the run to the gradient, and to
-    the further arguments of the optimizer's update."""
-
-    def update(self, params, state, lr, seed, step) -> tuple[Any, Any, Gradient]:
-        """One step: new params and state, and the gradient that led to them."""
-        gradient, extra = self.gradient(params, state, seed, step)
-        optimizer = self.optimizer(lr)
-        updates, state = optimizer.update(gradient.total, state, params, **extra)
-        return optax.apply_updates(params, updates), state, gradient
+    update: Callable[..., tuple[Any, Any, Found]]
+    """Maps params, optimizer state, learning rate, seed and step of the run to new
+    params and state, and to what was found on the way."""
 
 
 def phases(objective: Objective) -> list[Phase]:
@@ -52,42 +48,62 @@ def phases(objective: Objective) -> list[Phase]:
 
 
 def first_order(objective: Objective) -> Phase:
-    """The base optimizer and its scale control."""
+    """The base optimizer and its scale control, behind the sum of the terms."""
     config = objective.config
+    importance = objective.weights(objective.term_names)
+    if config.terms == "balanced":
+        one_gradient = sg.balance_terms(objective.term_names, importance)
+    else:
+        one_gradient = optax.stateless(lambda grads, _: weighted_sum(grads, importance))
 
-    def gradient(params, state, seed, step):
+    def optimizer(lr):
+        return optax.chain(one_gradient, optimizer_of(config, lr))
+
+    def update(params, state, lr, seed, step):
         key = jax.random.key(1000 + seed)
         key = jax.random.fold_in(key, step if config.points == "resampled" else 0)
         points = objective.sample(key, config.interior_points)
-        (losses, predictions), terms = sg.value_and_grad_of_terms(
+        (losses, predictions), grads = sg.value_and_grad_of_terms(
             objective.terms, has_aux=True
         )(params, points)
         loss, slope = jax.value_and_grad(objective.loss)(
             predictions, points, unknowns_of(params)
         )
-        takes_it = config.scale_control == "stablegrad-prediction"
-        extra = {"reference": sg.reference_scale(slope)} if takes_it else {}
-        return Gradient(loss, objective.combine(terms, losses), losses, terms), extra
+        extra = {"values": losses}
+        if config.scale_control == "stablegrad-prediction":
+            extra["reference"] = sg.reference_scale(slope)
+        updates, state = optimizer(lr).update(grads, state, params, **extra)
+        params = optax.apply_updates(params, updates)
+        if config.terms == "balanced":
+            weights = state[0].weights
+        else:
+            weights = jax.tree.map(jnp.float32, importance)
+        gradient = weighted_sum(grads, weights)
+        return params, state, Found(loss, gradient, losses, grads, weights)
 
-    return Phase(0, config.steps, lambda lr: optimizer_of(config, lr), gradient)
+    return Phase(0, config.steps, optimizer, update)
 
 
 def lbfgs(objective: Objective) -> Phase:
     """L-BFGS with a zoom line search, on fixed points."""
     config = objective.config
+    tx = optax.lbfgs()
 
-    def gradient(params, state, seed, step):
+    def update(params, state, lr, seed, step):
         points = objective.sample(jax.random.key(2000 + seed), config.lbfgs_points)
 
         def loss(params):
             return objective.weighted(params, points)
 
         value, grads = optax.value_and_grad_from_state(loss)(params, state=state)
-        extra = {"value": value, "grad": grads, "value_fn": loss}
-        return Gradient(value, grads, {}, {}), extra
+        updates, state = tx.update(
+            grads, state, params, value=value, grad=grads, value_fn=loss
+        )
+        params = optax.apply_updates(params, updates)
+        return params, state, Found(value, grads, {}, {}, {})
 
     end = config.steps + config.lbfgs_steps
-    return Phase(config.steps, end, lambda lr: optax.lbfgs(), gradient)
+    return Phase(config.steps, end, lambda lr: tx, update)
 
 
 def optimizer_of(

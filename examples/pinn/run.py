@@ -77,8 +77,7 @@ def _say_how_it_ended(program: Program, run: Recording, console: Console) -> Non
     for rate, seed in at_a_trivial_solution(last["losses"]):
         console.print(
             f"Learning rate {config.lr[rate]:g}, seed {seed}: the residual is zero and "
-            "a condition is not, as at u = 0. Try --max-ratio 100, fewer layers or "
-            "--terms weighted."
+            "a condition is not, as at u = 0. Try fewer layers or --terms weighted."
         )
     if program.stopped_at.min() >= 0:
         rates = ", ".join(f"{lr:g}" for lr in config.lr)

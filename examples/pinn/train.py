@@ -45,6 +45,8 @@ class Report(NamedTuple):
     """The mean square of each term, without weights."""
     term_scales: dict[str, jax.Array]
     term_alignment: dict[str, dict[str, jax.Array]]
+    term_weights: dict[str, jax.Array]
+    """By what the gradients of the terms were multiplied."""
 
 
 class Program:
@@ -148,9 +150,9 @@ class Program:
         def step(index, carry):
             column, _ = carry
             old = column.params, column.state
-            *new, gradient = update(column, index)
+            *new, found = update(column, index)
             finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(new[0])]
-            finite.append(jnp.isfinite(gradient.loss))
+            finite.append(jnp.isfinite(found.loss))
             good = jax.tree.reduce(jnp.logical_and, finite)
             stops_here = (column.stopped_at < 0) & ~good
             stopped_at = jnp.where(stops_here, index, column.stopped_at)
@@ -159,18 +161,20 @@ class Program:
                 lambda new, old: jnp.where(stopped_at < 0, new, old), tuple(new), old
             )
             column = Column(column.lr, column.seed, params, state, stopped_at)
-            return column, gradient
+            return column, found
 
-        *_, gradient = jax.eval_shape(update, column, first)
-        gradient = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gradient)
-        column, gradient = jax.lax.fori_loop(first, end, step, (column, gradient))
+        *_, found = jax.eval_shape(update, column, first)
+        found = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
+        column, found = jax.lax.fori_loop(first, end, step, (column, found))
         return column, Report(
-            loss=gradient.loss,
+            loss=found.loss,
             errors=self.objective.errors(column.params),
             unknowns=unknowns_of(column.params),
-            layer_scales=sg.layer_scales(gradient.total, stack_axis=stack_axis),
-            losses=gradient.losses,
-            **_of_terms(list(gradient.losses), gradient.terms),
+            layer_scales=sg.layer_scales(found.gradient, stack_axis=stack_axis),
+            losses=found.losses,
+            term_scales=sg.term_scales(found.term_grads),
+            term_alignment=_alignment(found.term_grads),
+            term_weights=found.term_weights,
         )
 
 
@@ -183,18 +187,14 @@ def _begin(phase: Phase) -> Callable[[Column], Column]:
     return jax.vmap(begin)
 
 
-def _of_terms(names: list[str], grads: Any) -> dict[str, Any]:
-    """The scales of the terms' gradients, and the cosines between each two of them."""
-    if not names:
-        return {"term_scales": {}, "term_alignment": {}}
-    names = sorted(names)  # as the leaves of a dict are
-    scales, cosines = sg.term_scales(grads), sg.term_alignment(grads)
+def _alignment(grads: dict[str, Any]) -> dict[str, dict[str, jax.Array]]:
+    """The cosines between the gradients of each two terms, by name."""
+    if not grads:
+        return {}
+    names = sorted(grads)  # as the leaves of a dict are
     return {
-        "term_scales": dict(zip(names, scales, strict=True)),
-        "term_alignment": {
-            name: dict(zip(names, row, strict=True))
-            for name, row in zip(names, cosines, strict=True)
-        },
+        name: dict(zip(names, row, strict=True))
+        for name, row in zip(names, sg.term_alignment(grads), strict=True)
     }
 
 

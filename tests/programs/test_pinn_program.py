@@ -292,11 +292,6 @@ def mistake(capsys, *arguments):
         (["--lr", "0"], "--lr must be one positive, finite number"),
         (["--lr", "1e-3", "0.001"], "--lr must be different numbers"),
         (["--lr", "fast"], "--lr"),
-        (["--max-ratio", "0.5"], "--max-ratio must be None or at least 1, got 0.5"),
-        (
-            ["--terms", "weighted", "--max-ratio", "10"],
-            "--max-ratio must be left out unless --terms balanced, got 10",
-        ),
         (["--condition-weight", "nan"], "--condition-weight must be a positive"),
         (["--condition-weight", "10"], "must be left out, or --terms weighted, got 10"),
         (["--lbfgs-steps", "10"], "--lbfgs-steps must be 0 unless --terms weighted"),
