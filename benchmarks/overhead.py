@@ -52,13 +52,15 @@ def methods() -> dict[str, optax.GradientTransformation]:
         "normalize_by_update_norm": optax.normalize_by_update_norm(),
         "scale_by_trust_ratio": optax.scale_by_trust_ratio(),
         SUM: optax.stateless(
-            lambda grads, _: jax.tree.map(lambda g: g[0] + g[1], grads)
+            lambda grads, _: jax.tree.map(jax.lax.add, *grads.values())
         ),
-        BALANCED: optax.stateless(lambda grads, _: sg.balance_terms(grads)),
+        BALANCED: sg.balance_terms(tuple(VALUES)),
     }
 
 
 SUM, BALANCED = "sum of two terms", "balance_terms of two"
+VALUES = {"residual": 1.0, "boundary": 1e-3}
+"""Losses of the two terms."""
 
 
 def resnet50_shapes() -> dict[str, Any]:
@@ -104,11 +106,11 @@ def compiled_step(
     front: optax.GradientTransformation, params: Any, grads: Any, updates: int = 1
 ):
     """The steps of `front` before adam, and the seconds to trace and compile them."""
-    tx = optax.chain(front, optax.adam(1e-3))
+    tx = optax.with_extra_args_support(optax.chain(front, optax.adam(1e-3)))
 
     def step(carry, grads):
         params, state = carry
-        changes, state = tx.update(grads, state, params)
+        changes, state = tx.update(grads, state, params, values=VALUES)
         return optax.apply_updates(params, changes), state
 
     def steps(carry, grads):
@@ -133,7 +135,7 @@ def gradients(name: str, shapes: Any) -> Any:
     """Those that a method takes."""
     grads = random_tree(shapes, 1e-3)
     if name in (SUM, BALANCED):
-        return jax.tree.map(lambda g: jnp.stack([g, 1e3 * g[::-1]]), grads)
+        return {"residual": grads, "boundary": jax.tree.map(lambda g: 1e3 * g, grads)}
     return grads
 
 

@@ -8,9 +8,7 @@ sum. All are timed in the same run, in random order in each round.
 """
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,9 +17,7 @@ import rich
 
 import stablegrad_optax as sg
 from benchmarks import common
-from examples.common import optimizers
 from examples.pinn.config import Config
-from examples.pinn.network import stack_axis
 from examples.pinn.objective import Objective
 
 
@@ -42,50 +38,54 @@ class Options(common.Options):
 STEPS = 10
 
 
-def gradients(objective: Objective) -> dict[str, Callable[[Any, Any], Any]]:
-    """Ways to the gradient from parameters and points."""
-
-    def one_loss(params, points):
-        return jax.grad(lambda p: objective.weighted(p, points))(params)
-
-    def of_terms(combine):
-        def gradient(params, points):
-            losses = sg.value_and_grad_of_terms(lambda p: objective.terms(p, points)[0])
-            values, grads = losses(params)
-            return combine(grads, values)
-
-        return gradient
-
-    return {
-        "one loss": one_loss,
-        "balanced terms": of_terms(lambda grads, _: sg.balance_terms(grads)),
-        "weighted sum of terms": of_terms(objective.combine),
-    }
-
-
 def main(options: Options) -> None:
     config = Config(
-        Path(), depth=options.depth, width=options.width, terms="weighted",
+        Path(), depth=options.depth, width=options.width,
         interior_points=options.points, condition_points=options.points // 4,
     )  # fmt: skip
     objective = Objective(config)
-    tx = optimizers.base("adam", 1e-3, stack_axis)
     points = objective.sample(jax.random.key(0), options.points)
     params = objective.network.init(jax.random.key(1), points["residual"])
 
-    def several_steps(gradient):
+    def losses(params, points):
+        return objective.terms(params, points)[0]
+
+    def weighted(losses):
+        return losses["residual"] + 100.0 * losses["boundary"]
+
+    def one_loss(params, points):
+        return {}, jax.grad(lambda p: weighted(losses(p, points)))(params)
+
+    terms = sg.value_and_grad_of_terms(losses)
+    summed = optax.stateless(
+        lambda grads, _: jax.tree.map(
+            lambda *leaves: weighted(dict(zip(grads, leaves, strict=True))),
+            *grads.values(),
+        )
+    )
+    methods = {
+        "one loss": (one_loss, optax.identity()),
+        "balanced terms": (terms, sg.balance_terms(("residual", "boundary"))),
+        "weighted sum of terms": (terms, summed),
+    }
+
+    def several_steps(gradients, front):
+        tx = optax.with_extra_args_support(optax.chain(front, optax.adam(1e-3)))
+
         def step(i, carry):
             params, state = carry
             points = objective.sample(jax.random.key(i), options.points)
-            updates, state = tx.update(gradient(params, points), state, params)
+            values, grads = gradients(params, points)
+            updates, state = tx.update(grads, state, params, values=values)
             return optax.apply_updates(params, updates), state
 
-        return lambda carry: jax.lax.fori_loop(0, STEPS, step, carry)
+        carry = params, tx.init(params)
+        return carry, lambda carry: jax.lax.fori_loop(0, STEPS, step, carry)
 
-    carry = params, tx.init(params)
     steps, compiling = {}, {}
-    for name, gradient in gradients(objective).items():
-        lowered = jax.jit(several_steps(gradient)).lower(carry)
+    for name, method in methods.items():
+        carry, advance = several_steps(*method)
+        lowered = jax.jit(advance).lower(carry)
         compiling[name], compiled = common.seconds_of(lowered.compile)
         steps[name] = common.repeated(compiled, carry)
     seconds = common.in_turns(steps, options.rounds, "steps")

@@ -11,17 +11,43 @@ import dataclasses
 import itertools
 import json
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import rich
+from rich.progress import track
 from rich.table import Table
 
+import stablegrad_optax as sg
 from benchmarks import common
 from benchmarks.loss_terms.figure import draw
-from benchmarks.loss_terms.measure import Case, errors
-from benchmarks.loss_terms.methods import BASES, FIXED, METHODS, OURS, PEERS, VARIANTS
-from examples.common.optimizers import Base
+from benchmarks.loss_terms.methods import METHODS, RESIDUAL
+from examples.common import optimizers
+from examples.pinn.config import Config
+from examples.pinn.network import stack_axis
+from examples.pinn.objective import Objective, initial_params
+
+Base = Literal["muon", "adam"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A problem, a network, and the budget that all methods have."""
+
+    problem: str
+    depth: int
+    width: int
+    interior_points: int
+    condition_points: int
+    steps: int
+    rates: Mapping[Base, tuple[float, ...]]
+    """For each base optimizer."""
+
 
 RATES: dict[Base, tuple[float, ...]] = {"muon": (3e-3, 1e-2), "adam": (1e-3, 3e-3)}
 CASES = {
@@ -30,14 +56,12 @@ CASES = {
     "Poisson 16 x 32": Case("poisson", 16, 32, 256, 64, 2000, RATES),
     "Poisson 64 x 32": Case("poisson", 64, 32, 256, 64, 2000, RATES),
     "Helmholtz 5 x 50": Case(
-        "helmholtz", 5, 50, 128, 128, 3000, dict.fromkeys(BASES, (5e-3,))
+        "helmholtz", 5, 50, 128, 128, 3000, {"muon": (5e-3,), "adam": (5e-3,)}
     ),
     "Burgers 5 x 40": Case(
-        "burgers", 5, 40, 512, 64, 3000, dict.fromkeys(BASES, (1e-2,))
+        "burgers", 5, 40, 512, 64, 3000, {"muon": (1e-2,), "adam": (1e-2,)}
     ),
 }
-WEIGHTS = tuple(10.0**k for k in range(-2, 7))
-SETS = {"study": [*OURS, *FIXED, *PEERS], "ablation": [*OURS, *VARIANTS]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +70,11 @@ class Options(common.Options):
 
     cases: tuple[str, ...] = tuple(CASES)[:4]
     """Problem and network."""
-    bases: tuple[Base, ...] = BASES[:2]
+    bases: tuple[Base, ...] = ("muon", "adam")
     """Base optimizers."""
-    methods: tuple[str, ...] = ("study",)
-    """Names of methods, or sets of them: study, ablation."""
-    weights: tuple[float, ...] = WEIGHTS
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Ours, fixed weights, and other methods."""
+    weights: tuple[float, ...] = tuple(10.0**k for k in range(-2, 7))
     """For fixed weights."""
     lr: tuple[float, ...] = ()
     """Other learning rates than those of the case."""
@@ -61,11 +85,7 @@ class Options(common.Options):
 
     def check(self) -> None:
         super().check()
-        for option, known in (
-            ("cases", list(CASES)),
-            ("bases", list(BASES)),
-            ("methods", [*SETS, *METHODS]),
-        ):
+        for option, known in (("cases", CASES), ("methods", METHODS)):
             for name in getattr(self, option):
                 if name not in known:
                     names = ", ".join(map(repr, known))
@@ -73,24 +93,74 @@ class Options(common.Options):
 
     def runs(self) -> list[tuple[str, Base, str]]:
         """Case, base optimizer and method of each run."""
-        names = [x for name in self.methods for x in SETS.get(name, [name])]
-        runs = itertools.product(self.cases, self.bases, names)
+        runs = itertools.product(self.cases, self.bases, self.methods)
         return [run for run in runs if run[2] != "MultiAdam" or run[1] == "adam"]
+
+
+def errors(
+    case: Case,
+    base: Base,
+    method: str,
+    rates: Sequence[float],
+    weights: Sequence[float],
+    seeds: int,
+) -> np.ndarray:
+    """Relative L2 errors at the end, of shape (rates, weights, seeds).
+
+    All of them are trained side by side, in one program.
+    """
+    sizes = dataclasses.asdict(case)
+    del sizes["rates"]
+    config = Config(Path(), **sizes)
+    objective = Objective(config)
+    terms = RESIDUAL, *(c.name for c in objective.problem.conditions)
+
+    def error(lr, weight, seed):
+        schedule = optax.cosine_decay_schedule(lr, case.steps)
+        optimizer = optimizers.base(base, schedule, stack_axis)
+        if method == "MultiAdam":  # it is one itself
+            optimizer = optax.scale_by_learning_rate(schedule)
+        tx = optax.chain(METHODS[method](terms), optimizer)
+        key = jax.random.key(1000 + seed)
+
+        def step(i, carry):
+            params, state = carry
+            points = objective.sample(jax.random.fold_in(key, i), case.interior_points)
+            losses = sg.value_and_grad_of_terms(
+                lambda params: objective.terms(params, points)[0]
+            )
+            values, grads = losses(params)
+            updates, state = tx.update(
+                grads, state, params, values=values, weight=weight
+            )
+            return optax.apply_updates(params, updates), state
+
+        params = initial_params(config, jax.random.key(seed))
+        carry = params, tx.init(params)
+        params, _ = jax.lax.fori_loop(0, case.steps, step, carry)
+        return objective.errors(params)["u"]
+
+    product = itertools.product(rates, weights, range(seeds))
+    columns = [jnp.asarray(x) for x in zip(*product, strict=True)]
+    with jax.default_matmul_precision("highest"):
+        found = np.asarray(jax.jit(jax.vmap(error))(*columns), float)
+    return found.reshape(len(rates), len(weights), seeds)
 
 
 def main(options: Options) -> None:
     found: list[dict[str, Any]] = []
     if options.out is not None and options.out.exists():
         found = json.loads(options.out.read_text())["runs"]
-    for name, base, method in options.runs():
+    for name, base, method in track(options.runs(), "training"):
         case = CASES[name]
         if options.steps is not None:
             case = dataclasses.replace(case, steps=options.steps)
         rates = options.lr or case.rates[base]
         key = {"case": name, "base": base, "method": method, "steps": case.steps}
-        weights = options.weights if method in FIXED else (1.0,)
+        is_fixed = method == "weight"
+        weights = options.weights if is_fixed else (1.0,)
         columns = [
-            key | {"lr": lr} | ({"weight": weight} if method in FIXED else {})
+            key | {"lr": lr} | ({"weight": weight} if is_fixed else {})
             for lr, weight in itertools.product(rates, weights)
         ]
         if all(is_among(found, column, options.seeds) for column in columns):
@@ -101,7 +171,9 @@ def main(options: Options) -> None:
         reached = reached.reshape(-1, options.seeds)
         for column, numbers in zip(columns, reached, strict=True):
             found = [run for run in found if not column.items() <= run.items()]
-            found.append(column | {"errors": _or_none(numbers), "seconds": seconds})
+            # JSON has no NaN.
+            shown = [float(x) if np.isfinite(x) else None for x in numbers]
+            found.append(column | {"errors": shown, "seconds": seconds})
         common.save(options, {"runs": found})
     rich.print(table(found))
     if options.out is not None:
@@ -113,11 +185,6 @@ def is_among(runs: list[dict[str, Any]], column: dict[str, Any], seeds: int) -> 
     return any(
         column.items() <= run.items() and len(run["errors"]) == seeds for run in runs
     )
-
-
-def _or_none(numbers: np.ndarray) -> list[float | None]:
-    """JSON has no NaN."""
-    return [float(x) if np.isfinite(x) else None for x in numbers]
 
 
 def table(runs: list[dict[str, Any]]) -> Table:

@@ -18,6 +18,7 @@ from examples.common import pictures
 
 STYLES = {
     "balanced": ("tab:red", "-", 2.5),
+    "equal scales (0.1)": ("tab:orange", (0, (5, 1, 1, 1)), 1.3),
     "gradient norms": ("tab:blue", "--", 1.3),
     "annealing": ("tab:green", ":", 1.6),
     "ConFIG": ("tab:purple", "-.", 1.3),
