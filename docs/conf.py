@@ -1,4 +1,3 @@
-import tomllib
 from pathlib import Path
 
 from docutils.nodes import SkipNode
@@ -6,9 +5,6 @@ from math_core import LatexError, LatexToMathML
 from sphinx.util import logging
 
 import stablegrad_optax
-
-ROOT = Path(__file__).parents[1]
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 project = "stablegrad-optax"
 author = copyright = "the stablegrad-optax authors"
@@ -46,7 +42,7 @@ napoleon_use_rtype = False
 doctest_test_doctest_blocks = ""
 doctest_global_setup = "import matplotlib; matplotlib.use('agg')"
 # A page imports the network whose file it shows.
-doctest_path = [str(ROOT)]
+doctest_path = [str(Path(__file__).parents[1])]
 
 html_theme = "furo"
 html_title = f"stablegrad-optax {version}"
@@ -57,21 +53,13 @@ html_css_files = ["pages.css"]
 html_math_renderer = "mathml"
 
 
-def footer_link(text, url):
-    return {"name": text, "url": url, "html": text, "class": ""}
-
-
 html_theme_options = {
     "footer_icons": [
-        footer_link(
-            "Apache 2.0 licence", "https://www.apache.org/licenses/LICENSE-2.0"
-        ),
-        footer_link("Paper", "https://arxiv.org/abs/2605.19856"),
-        *(
-            footer_link(name, url)
-            for name, url in PYPROJECT["project"].get("urls", {}).items()
-            if name == "Repository"
-        ),
+        {"name": name, "url": url, "html": name, "class": ""}
+        for name, url in {
+            "Apache 2.0 licence": "https://www.apache.org/licenses/LICENSE-2.0",
+            "Paper": "https://arxiv.org/abs/2605.19856",
+        }.items()
     ],
 }
 
@@ -79,24 +67,18 @@ html_theme_options = {
 MATHML = LatexToMathML(fancy_error=False)
 
 
-def mathml(node, displaystyle):
+def visit_math(translator, node):
+    is_block = node.tagname == "math_block"
     try:
-        return MATHML.convert_with_local_state(node.astext(), displaystyle=displaystyle)
+        formula = MATHML.convert_with_local_state(node.astext(), displaystyle=is_block)
     except LatexError as error:
         logging.getLogger(__name__).warning("formula: %s", error, location=node)
         raise SkipNode from None
-
-
-def visit_math(translator, node):
-    translator.body.append(f'<span class="math">{mathml(node, False)}</span>')
-    raise SkipNode
-
-
-def visit_displaymath(translator, node):
-    translator.body.append(translator.starttag(node, "div", CLASS="math"))
-    translator.body.append(f"{mathml(node, True)}</div>\n")
+    tag = "div" if is_block else "span"
+    translator.body.append(translator.starttag(node, tag, "", CLASS="math"))
+    translator.body.append(f"{formula}</{tag}>")
     raise SkipNode
 
 
 def setup(app):
-    app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))

@@ -1,11 +1,11 @@
 """Writes measured numbers and code into the pages, or compares them."""
 
 import argparse
+import difflib
 import sys
 
 from docs import results
-from docs.results.names import NAMES
-from docs.results.pages import filled, pages, places
+from docs.results.pages import filled, pages
 from docs.results.records import ROOT, ResultError
 
 
@@ -19,21 +19,20 @@ def main() -> int:
     check = parser.parse_args().check
     messages: list[str] = []
     for page in pages():
-        path = ROOT / page
-        text = path.read_text()
+        found = (ROOT / page).read_text()
         try:
-            if check:
-                for place in places(text, page, NAMES):
-                    messages += place.differences()
-            else:
-                path.write_text(filled(text, page, NAMES))
+            expected = filled(found, page)
         except ResultError as error:
             messages.append(str(error))
-    for message in messages:
-        print(message, file=sys.stderr)
-    if messages and check:
-        print("`make results` writes what the files hold.", file=sys.stderr)
-    return 1 if messages else 0
+            continue
+        if not check:
+            (ROOT / page).write_text(expected)
+        elif found != expected:
+            lines = (found.splitlines(), expected.splitlines())
+            messages += difflib.unified_diff(*lines, page, page, lineterm="", n=0)
+            messages.append("`make results` writes what the files hold.")
+    print(*messages, sep="\n", end="\n" if messages else "", file=sys.stderr)
+    return int(bool(messages))
 
 
 if __name__ == "__main__":

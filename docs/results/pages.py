@@ -1,58 +1,101 @@
 """Fills the places on a page that expressions describe."""
 
-import dataclasses
-import itertools
+import difflib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from docs.results.records import ROOT, ResultError
-from examples.common.runs import RunError
+from docs.results.numbers import number
+from docs.results.records import ROOT, ResultError, best, content
+from docs.results.tables import pairs, table, where_it_wins
 
 # No block holds another one's beginning.
 BLOCK = re.compile(
-    r"(?P<mark><!-- results: (?P<expression>[^\n]+?) -->)\n"
-    r"(?P<found>(?:(?!<!-- results: ).)*?)<!-- end -->",
+    r"(?P<mark><!-- results: (?P<expression>[^\n]+?) -->\n)"
+    r"(?:(?!<!-- results: ).)*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
 WORD = r"[\w.,:%/-]+"
 # The number stands right in front of the comment: one at the beginning of a line would
 # be a block of its own and end the paragraph.
-INLINE = re.compile(rf"(?P<found>{WORD})(?P<mark><!-- = (?P<expression>.+?) -->)")
+INLINE = re.compile(rf"{WORD}(?P<mark><!-- = (?P<expression>.+?) -->)")
 MARK = re.compile(r"<!-- (?:results:|=) ")
-FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)]+)\)")
-FAILURES = (
-    *(ResultError, RunError, NameError, SyntaxError, TypeError, KeyError, ValueError),
-)
+FAILURES = (ResultError, NameError, SyntaxError, TypeError, LookupError, ValueError)
 
 Names = Mapping[str, Callable[..., Any]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """A piece of a page, and what its expression gives."""
+# --- What expressions call ---
 
-    page: str
-    line: int
-    span: tuple[int, int]
-    expression: str
-    found: str
-    expected: str
 
-    def differences(self) -> Iterator[str]:
-        """A message for each line that is not what the expression gives."""
-        lines = itertools.zip_longest(
-            self.found.splitlines(), self.expected.splitlines(), fillvalue=""
-        )
-        for line, (found, expected) in enumerate(lines, self.line):
-            if found != expected:
-                yield (
-                    f"{self.page}:{line}: {self.expression}\n"
-                    f"  found    {found}\n  expected {expected}"
-                )
+def score(file: str, **wanted: Any) -> str:
+    """The median over the seeds of the runs with some settings, as `best` has them."""
+    return str(best(file, **wanted).texts()["median"])
+
+
+def ratios(cases: str, over: Mapping[str, Any], **ours: Any) -> list[float]:
+    """Median over median of another method, in each of the cases of `tables.toml`."""
+    return [a.median / b.median for a, b in pairs(cases, ours, over)]
+
+
+def least(values: Iterable[float], figures: int = 2) -> str:
+    """The smallest of several numbers, with so many digits."""
+    return number(min(values), figures)
+
+
+def most(values: Iterable[float], figures: int = 2) -> str:
+    """The largest of several numbers, with so many digits."""
+    return number(max(values), figures)
+
+
+def source(path: str) -> str:
+    """The whole of a Python file, given from the root."""
+    return _block("python", _read(path))
+
+
+def recipe(path: str, name: str) -> str:
+    """The part of a Python file between `# recipe: NAME` and `# end recipe`."""
+    _, start, rest = _read(path).partition(f"# recipe: {name}\n")
+    part, end, _ = rest.partition("# end recipe\n")
+    if not (start and end):
+        raise ResultError(f"{path} has no recipe {name}")
+    return _block("python", textwrap.dedent(part))
+
+
+def source_diff(before: str, after: str) -> str:
+    """The lines of two files that differ, with some around them."""
+    old, new = (_read(path).splitlines() for path in (before, after))
+    _, _, *hunks = difflib.unified_diff(old, new, lineterm="")
+    return _block("diff", "\n".join(hunks))
+
+
+def _read(path: str) -> str:
+    if not (ROOT / path).is_file():
+        raise ResultError(f"there is no file {path}")
+    return (ROOT / path).read_text()
+
+
+def _block(language: str, code: str) -> str:
+    # Either would end the block, or begin another one, on the page.
+    if "```" in code or "<!-- " in code:
+        raise ResultError("code on a page must not hold ``` or an HTML comment")
+    return f"```{language}\n{code.strip()}\n```"
+
+
+NAMES: Names = {
+    function.__name__: function
+    for function in (
+        *(table, where_it_wins, source, recipe, source_diff),
+        *(score, ratios, least, most, best, content),
+    )
+}
+
+
+# --- Pages ---
 
 
 def pages(root: Path = ROOT) -> list[str]:
@@ -61,8 +104,8 @@ def pages(root: Path = ROOT) -> list[str]:
     return ["README.md", "examples/README.md", *docs]
 
 
-def places(text: str, page: str, names: Names) -> Iterator[Place]:
-    """The places of a page that expressions describe, in order.
+def filled(text: str, page: str, names: Names = NAMES) -> str:
+    """The text of a page with every number as the records have it.
 
     Args:
       text: what the page holds now.
@@ -72,70 +115,38 @@ def places(text: str, page: str, names: Names) -> Iterator[Place]:
     Raises:
       ResultError: if an expression fails; the message is one line with its place.
     """
-    matches = [*BLOCK.finditer(text), *INLINE.finditer(text)]
-    _check_marks(text, page, {match.start("mark") for match in matches})
-    for match in sorted(matches, key=re.Match.start):
-        expected = _value(match, page, names)
-        if match.re is BLOCK:
-            expected = f"\n{_relative(expected, page)}\n"
-        elif not re.fullmatch(WORD, expected):
-            raise ResultError(
-                f"{_place(match, page)}: a number is one word, got {expected!r}."
-            )
-        yield Place(
-            page,
-            _line(text, match.start("found")),
-            match.span("found"),
-            match["expression"],
-            match["found"],
-            expected,
-        )
 
+    def error(start: int, message: object) -> ResultError:
+        line = text.count("\n", 0, start) + 1
+        return ResultError(f"{page}:{line}: {str(message).rstrip('.')}.")
 
-def filled(text: str, page: str, names: Names) -> str:
-    """The text of a page with every number as the records have it."""
-    parts, end = [], 0
-    for place in places(text, page, names):
-        parts += [text[end : place.span[0]], place.expected]
-        end = place.span[1]
-    return "".join([*parts, text[end:]])
+    def value(match: re.Match[str]) -> str:
+        expression = match["expression"]
+        try:
+            return str(eval(expression, {"__builtins__": {}}, dict(names)))
+        except FAILURES as failure:
+            raise error(match.start("mark"), f"{expression}: {failure}") from None
 
+    def number_and_mark(match: re.Match[str]) -> str:
+        word = value(match)
+        if not re.fullmatch(WORD, word):
+            message = f"{match['expression']}: a number is one word, got {word!r}"
+            raise error(match.start("mark"), message)
+        return word + match["mark"]
 
-def _check_marks(text: str, page: str, known: set[int]) -> None:
-    """Raises ResultError at a comment that is neither a block's nor a number's."""
+    def block(match: re.Match[str]) -> str:
+        new = value(match)
+        # In code, indexing and a call look like a link.
+        if not new.startswith("```"):
+            folder = os.path.dirname(page) or "."
+            new = LINK.sub(lambda m: f"]({os.path.relpath(m[1], folder)})", new)
+        return f"{match['mark']}\n{new}\n{match['end']}"
+
+    known = {m.start("mark") for form in (BLOCK, INLINE) for m in form.finditer(text)}
     for mark in MARK.finditer(text):
         if mark.start() not in known:
-            raise ResultError(
-                f"{page}:{_line(text, mark.start())}: there is no <!-- end -->, or no "
-                "number right in front of the comment."
-            )
-
-
-def _value(match: re.Match[str], page: str, names: Names) -> str:
-    try:
-        return str(eval(match["expression"], {"__builtins__": {}}, dict(names)))
-    except FAILURES as error:
-        message = str(error).rstrip(".")
-        raise ResultError(f"{_place(match, page)}: {message}.") from None
-
-
-def _place(match: re.Match[str], page: str) -> str:
-    line = _line(match.string, match.start("expression"))
-    return f"{page}:{line}: {match['expression']}"
-
-
-def _line(text: str, place: int) -> int:
-    return text.count("\n", 0, place) + 1
-
-
-def _relative(markdown: str, page: str) -> str:
-    """Markdown whose links are as from the root, with links from a page."""
-    folder = os.path.dirname(page) or "."
-
-    def link(match: re.Match[str]) -> str:
-        return f"]({os.path.relpath(match[1], folder)})"
-
-    # Code is left as it is: indexing and a call look like a link.
-    parts = FENCED.split(markdown)
-    parts[::2] = [LINK.sub(link, text) for text in parts[::2]]
-    return "".join(parts)
+            message = "no <!-- end -->, or no number right in front of the comment"
+            raise error(mark.start(), message)
+    # The numbers first: they leave the lines where they are.
+    text = INLINE.sub(number_and_mark, text)
+    return BLOCK.sub(block, text)

@@ -1,27 +1,23 @@
 """What was measured, from benchmarks/results and docs/demo.json.
 
-The runs of a file become records as `examples.common` reads them: settings, with the
-learning rates in `lr`, and the scores by rate and seed.
+A run is its settings and its scores by learning rate and seed: relative L2 errors, or
+test accuracies. A failed run has an infinite error, or an accuracy of zero.
 """
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from examples.common.comparison import Axis
-from examples.common.measures import Measure
-from examples.common.records import Record
-from examples.common.runs import read_json
-from examples.image_classification import scores as images
-from examples.pinn import scores as pinns
+from docs.results.numbers import listed, number
 
 ROOT = Path(__file__).parents[2]
-LOSS_TERMS = Axis("case", "problem", frozenset(), {})
-
+TRAINED = 0.1
+"""A seed counts as trained if its error is below."""
 
 Settings = Mapping[str, Any]
 
@@ -30,39 +26,74 @@ class ResultError(Exception):
     """A record that is not there: the message says which."""
 
 
+class NotRunError(ResultError):
+    """No run has the settings, or the rate."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The scores of a method's seeds at one of its learning rates."""
+    """The scores of the seeds of some runs, at one of their learning rates."""
 
-    measure: Measure
+    file: str
     settings: Settings
-    """Those that were recorded."""
     rate: float
-    by_rate: Mapping[float, np.ndarray]
+    by_rate: Mapping[float, Sequence[float]]
     """The scores at all rates that were run."""
+    is_error: bool
+    """Whether lower scores are better, as for errors."""
+    unknowns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Coefficients that the seeds found, by name and rate."""
 
     @property
-    def scores(self) -> np.ndarray:
+    def scores(self) -> Sequence[float]:
         return self.by_rate[self.rate]
-
-    @property
-    def rates(self) -> list[float]:
-        return sorted(self.by_rate)
-
-    def at(self, rate: float) -> "Result":
-        """The same method at another rate; ResultError if that was not run."""
-        if rate not in self.by_rate:
-            raise ResultError(f"no rate of {rate:g} among {self.rates}")
-        return dataclasses.replace(self, rate=rate)
 
     @property
     def median(self) -> float:
         return float(np.median(self.scores))
 
     @property
-    def trained(self) -> int:
-        """How many of the seeds trained."""
-        return self.measure.trained(self.scores)
+    def costs(self) -> np.ndarray:
+        """The scores, of which lower ones are better."""
+        return np.array(self.scores) * (1 if self.is_error else -1)
+
+    @property
+    def cost(self) -> float:
+        """Their median."""
+        return float(np.median(self.costs))
+
+    def written(self, score: float) -> str:
+        """Errors have digits, accuracies places."""
+        if self.is_error:
+            return number(score)
+        return f"{score:.3f}" if score > 0 else "not finite"
+
+    def _off(self) -> dict[str, str]:
+        """By how many percent the coefficients are off, and at worst."""
+        exact = {"convection": 0.0, "log_nu": np.log(0.01 / np.pi)}
+        texts = {}
+        for name, rows in self.unknowns.items():
+            found = np.array(rows[self.settings["lr"].index(self.rate)])
+            logarithms = found if name.startswith("log_") else np.log(found)
+            off = 100 * np.abs(np.expm1(logarithms - exact[name]))
+            texts[f"{name}_off"] = number(float(np.median(off)))
+            texts[f"{name}_worst"] = number(float(np.max(off)))
+        return texts
+
+    def texts(self) -> dict[str, Any]:
+        """What a cell may show, by name: the settings too."""
+        trained = sum(score < TRAINED for score in self.scores)
+        return {
+            **self.settings,
+            **self._off(),
+            "rate": self.rate,
+            "rates": listed(sorted(self.by_rate)),
+            "median": self.written(self.median),
+            "seeds": ", ".join(map(self.written, self.scores)),
+            "lowest": self.written(min(self.scores)),
+            "highest": self.written(max(self.scores)),
+            "trained": f"{trained} of {len(self.scores)}",
+        }
 
 
 def path_of(file: str) -> str:
@@ -77,79 +108,8 @@ def path_of(file: str) -> str:
 @functools.cache
 def content(file: str) -> dict[str, Any]:
     """What a file holds."""
-    return read_json(ROOT / path_of(file), "a folder of results")
-
-
-@functools.cache
-def records(file: str) -> tuple[Measure, Axis, Sequence[Record]]:
-    """How the runs of a file are judged, and one record for each method."""
-    first, path = content(file)["runs"][0], ROOT / path_of(file)
-    if pinns.SCORE in first:
-        return pinns.ERROR, pinns.DEPTH, pinns.JUDGE.read([path])
-    if images.SCORE in first:
-        return images.ACCURACY, images.MODEL, images.JUDGE.read([path])
-    return pinns.ERROR, LOSS_TERMS, _of_loss_terms(content(file)["runs"])
-
-
-def _of_loss_terms(runs: Sequence[Settings]) -> list[Record]:
-    """The runs of `benchmarks.loss_terms`, whose rates are runs of their own."""
-    return [
-        {
-            "name": run["method"],
-            "settings": {k: x for k, x in run.items() if k != "errors"}
-            | {"lr": [run["lr"]], "seeds": len(run["errors"])},
-            "relative_l2": [run["errors"]],
-            "stopped_at_step": [[-1] * len(run["errors"])],
-        }
-        for run in runs
-    ]
-
-
-def best(file: str, **wanted: Any) -> Result:
-    """The runs with some settings, at their best learning rate.
-
-    Runs that differ in their rates only are taken together. `wanted` are settings, and
-    `name` for that of a run.
-
-    Raises:
-      ResultError: if there is no such run, or more than one with the same rate.
-    """
-    measure, found = select(file, wanted)
-    by_rate: dict[float, np.ndarray] = {}
-    for record in found:
-        new = dict(zip(record["settings"]["lr"], measure.scores(record), strict=True))
-        if by_rate.keys() & new.keys():
-            raise ResultError(f"{path_of(file)} has several runs with {_words(wanted)}")
-        by_rate |= new
-    chosen = list(by_rate)[measure.best_rate(list(by_rate.values()))]
-    return Result(measure, found[0]["settings"], chosen, by_rate)
-
-
-def select(file: str, wanted: Settings) -> tuple[Measure, Sequence[Record]]:
-    """The records with some settings; ResultError if there are none."""
-    measure, axis, known = records(file)
-    found = [
-        record
-        for record in known
-        if wanted.items()
-        <= {**axis.defaults, **record["settings"], "name": record["name"]}.items()
-    ]
-    if not found:
-        raise ResultError(f"{path_of(file)} has no run with {_words(wanted)}")
-    return measure, found
-
-
-def _words(wanted: Settings) -> str:
-    return ", ".join(f"{name} {value}" for name, value in wanted.items())
-
-
-def is_in(file: str, **wanted: Any) -> bool:
-    """Whether there is a run with some settings."""
-    try:
-        select(file, wanted)
-    except ResultError:
-        return False
-    return True
+    found: dict[str, Any] = json.loads((ROOT / path_of(file)).read_text())
+    return found
 
 
 def device(file: str) -> str:
@@ -159,9 +119,85 @@ def device(file: str) -> str:
     return "CPU" if name == "cpu" else str(name)
 
 
-def seconds(file: str, method: str) -> np.ndarray:
-    """The times of a method in a file of a benchmark."""
-    methods = content(file)["methods"]
-    if method not in methods:
-        raise ResultError(f"{path_of(file)} has no method {method}")
-    return np.asarray(methods[method]["seconds"])
+@functools.cache
+def _runs(file: str) -> list[tuple[Settings, Settings]]:
+    """The settings of each run, with its name, and all that was recorded of it."""
+    shared = content(file).get("settings", {})
+    return [
+        ({"name": run.get("name"), **shared, **run.get("settings", run)}, run)
+        for run in content(file)["runs"]
+    ]
+
+
+def _scores(settings: Settings, run: Settings) -> dict[float, dict[int, float]]:
+    """By learning rate and seed. What is not finite is null in JSON, and NaN here."""
+    rates = settings["lr"] if "lr" in settings else settings["rate"]
+    rates = rates if isinstance(rates, list) else [rates]
+    if "test_accuracy" in run:
+        return {rates[0]: {settings["seed"]: run["test_accuracy"] or 0.0}}
+    if "accuracies" in run:
+        return {rates[0]: dict(enumerate(run["accuracies"]))}
+    if "relative_l2" in run:
+        errors = np.array(run["relative_l2"], float)
+        errors[np.array(run["stopped_at_step"]) >= 0] = np.inf
+    else:
+        errors = np.array([run["errors"]], float)
+    rows = np.where(np.isnan(errors), np.inf, errors)
+    return {r: dict(enumerate(row)) for r, row in zip(rates, rows, strict=True)}
+
+
+def best(
+    file: str, *, rate: float | None = None, tuned: str = "", times: float = 1, **wanted
+) -> Result:
+    """The runs with some settings, at their best learning rate.
+
+    Runs that differ in their rates or seeds only are taken together. Rates are compared
+    by the same number of seeds, the smallest of any rate.
+
+    Args:
+      file: the name of a file of records.
+      rate: a rate, instead of the best.
+      tuned, times: a setting that has the best of its values, times a factor.
+      wanted: settings of the runs, each a value or a list of values that will do.
+
+    Raises:
+      ResultError: if there is no such run, or more than one with a rate and seed.
+    """
+    words = ", ".join(f"{name} {value}" for name, value in wanted.items())
+    found = [pair for pair in _runs(file) if _has(pair[0], wanted)]
+    if not found:
+        raise NotRunError(f"{path_of(file)} has no run with {words}")
+    if tuned:
+        values = sorted({settings[tuned] for settings, _ in found})
+        results = [best(file, **wanted, **{tuned: value}) for value in values]
+        chosen = min(results, key=lambda result: result.cost).settings[tuned]
+        return best(file, rate=rate, **wanted, **{tuned: chosen * times})
+    by_seed: dict[float, dict[int, float]] = {}
+    for settings, run in found:
+        for lr, scores in _scores(settings, run).items():
+            if by_seed.setdefault(lr, {}).keys() & scores.keys():
+                raise ResultError(f"{path_of(file)} has several runs with {words}")
+            by_seed[lr] |= scores
+    by_rate = {r: [s for _, s in sorted(by_seed[r].items())] for r in sorted(by_seed)}
+    if rate is not None and rate not in by_rate:
+        raise NotRunError(f"{path_of(file)} has no rate of {rate:g} with {words}")
+    settings, run = found[0]
+    result = functools.partial(
+        Result,
+        file=file,
+        settings=settings,
+        is_error=not {"test_accuracy", "accuracies"} & run.keys(),
+        unknowns=run.get("unknowns", {}),
+    )
+    if rate is None:
+        common = min(map(len, by_rate.values()))
+        fair = {lr: scores[:common] for lr, scores in by_rate.items()}
+        rate = min(fair, key=lambda lr: result(rate=lr, by_rate=fair).cost)
+    return result(rate=rate, by_rate=by_rate)
+
+
+def _has(settings: Settings, wanted: Settings) -> bool:
+    return all(
+        settings.get(name) in (value if isinstance(value, list) else [value])
+        for name, value in wanted.items()
+    )
