@@ -1,15 +1,24 @@
-"""Command lines whose errors are one line and an exit code of 2."""
+"""Command lines: errors name the option, in one line, with an exit code of 2."""
 
-import contextlib
-import io
+import dataclasses
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import tyro
 
 from examples.common.runs import RunError
+
+
+class Checked(Protocol):
+    """A configuration that can check its own options."""
+
+    def check(self) -> None: ...
+
+
+C = TypeVar("C", bound=Checked)
 
 
 def run(
@@ -23,38 +32,57 @@ def run(
     """Parses the command line into `command` by tyro, and does it.
 
     Returns:
-      The exit code: 0, that of a RunError, 2 for other errors, 130 if interrupted.
+      The exit code: 0, that of a RunError, 2 for a file that cannot be read or written,
+      130 if interrupted. What tyro cannot parse, it names itself and exits with 2.
     """
     try:
-        do(_parse(command, args=arguments, prog=program, description=description))
-    except RunError as error:
-        return _fail(str(error), error.code)
-    except OSError as error:
-        return _fail(f"{error.filename or program}: {error.strerror or error}.", 2)
+        do(tyro.cli(command, args=arguments, prog=program, description=description))
+    except (RunError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return getattr(error, "code", 2)
     except KeyboardInterrupt:
-        return _fail("interrupted.", 130)
+        return 130
     return 0
 
 
-def _parse(command: Any, **options: Any) -> Any:
-    messages = io.StringIO()
+def require(config: Any, name: str, holds: Any, what: str) -> None:
+    """Raises RunError if `holds` is false: the option must be `what`."""
+    if not holds:
+        value = getattr(config, name)
+        got = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        raise RunError(f"--{name.replace('_', '-')} must be {what}, got {got}.")
+
+
+def checked_settings(cls: type[C], out: Path, settings: Mapping[str, Any]) -> C:
+    """A configuration of the class `cls`, from the settings of a run's folder."""
     try:
-        with contextlib.redirect_stderr(messages):
-            return tyro.cli(command, **options)
-    except SystemExit as exit:
-        if not exit.code:
-            raise  # --help
-        raise RunError(_one_line(messages.getvalue())) from None
+        config = cls(out=out, **settings)  # type: ignore[call-arg]
+        config.check()
+    except (KeyError, TypeError, RunError) as error:
+        reason = str(error).rstrip(".")
+        raise RunError(
+            f"the settings of {out} are not those of this program: {reason}."
+        ) from None
+    return config
 
 
-def _one_line(boxed: str) -> str:
-    """The text of tyro's boxed error, without its borders and its advice on --help."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
-    rows = [line.strip(" │╭╮╰╯─") for line in plain.splitlines()]
-    text = " ".join(rows[1:])  # the first is the title
-    return re.split(r"For full helptext|Argument helptext", text)[0].strip()
+def defaults(cls: Any) -> dict[str, Any]:
+    """The default values of a configuration class."""
+    fields = dataclasses.fields(cls)
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
 
 
-def _fail(message: str, code: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return code
+def given(options: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Those of the named options that the user gave: the others are None."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def checked(runs: Mapping[str, C], only: str) -> dict[str, C]:
+    """The runs whose name the regular expression `only` is found in, checked."""
+    chosen = {name: run for name, run in runs.items() if re.search(only, name)}
+    if not chosen:
+        raise RunError(f"--only {only} is in the name of no run, such as {min(runs)}.")
+    for run in chosen.values():
+        run.check()
+    return chosen

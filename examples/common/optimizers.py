@@ -23,17 +23,14 @@ def scale_control(
     "stablegrad-prediction" is the same transformation as "stablegrad"; the training
     step passes it the scale of the prediction gradient as `reference`.
     """
-    match name:
-        case "stablegrad" | "stablegrad-prediction":
-            return sg.stablegrad(stack_axis=stack_axis, **stablegrad_options)
-        case "none":
-            control = optax.identity()
-        case "clip":
-            control = optax.clip_by_global_norm(1.0)
-        case "agc":
-            control = by_layer(optax.adaptive_grad_clip(0.01), stack_axis)
-        case "normalize":
-            control = optax.normalize_by_update_norm()
+    if name.startswith("stablegrad"):
+        return sg.stablegrad(stack_axis=stack_axis, **stablegrad_options)
+    control = {
+        "none": optax.identity(),
+        "clip": optax.clip_by_global_norm(1.0),
+        "agc": by_layer(optax.adaptive_grad_clip(0.01), stack_axis),
+        "normalize": optax.normalize_by_update_norm(),
+    }[name]
     return optax.with_extra_args_support(control)
 
 
@@ -49,32 +46,25 @@ def base(
     muon. That of sgd passes through its momentum, and adam has none.
     """
 
-    def matrix_axes(path, leaf):
-        """The axes of a weight, its stack axis not counted; None for other leaves."""
+    def matrix(path, leaf):
+        """A weight as a matrix, also if it is a kernel of a convolution, or None."""
         axes = [i for i in range(leaf.ndim) if i != stack_axis(path, leaf)]
-        return axes if len(axes) > 1 else None
+        if len(axes) > 1:
+            return optax.contrib.MuonDimensionNumbers(tuple(axes[:-1]), axes[-1])
+
+    def matrices(params):
+        return jax.tree_util.tree_map_with_path(matrix, params)
 
     def weights(params):
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: matrix_axes(path, leaf) is not None, params
+            lambda path, leaf: matrix(path, leaf) is not None, params
         )
-
-    def matrices(params):
-        """What muon takes for matrices: weights, kernels of convolutions included."""
-
-        def dimensions(path, leaf):
-            axes = matrix_axes(path, leaf)
-            if axes is not None:
-                return optax.contrib.MuonDimensionNumbers(tuple(axes[:-1]), axes[-1])
-
-        return jax.tree_util.tree_map_with_path(dimensions, params)
 
     match name:
         case "sgd":
+            decay = optax.add_decayed_weights(weight_decay, weights)
             sgd = optax.sgd(learning_rate, momentum=0.9)
-            if not weight_decay:
-                return sgd
-            return optax.chain(optax.add_decayed_weights(weight_decay, weights), sgd)
+            return optax.chain(decay, sgd) if weight_decay else sgd
         case "adam":
             return optax.adam(learning_rate)
         case "adamw":
@@ -100,9 +90,8 @@ def by_layer(
                 return transformation.update(update, state, param)[0]
 
             axis = stack_axis(path, update)
-            if axis is None:
-                return transform(update, param)
-            return jax.vmap(transform, in_axes=axis, out_axes=axis)(update, param)
+            mapped = transform if axis is None else jax.vmap(transform, axis, axis)
+            return mapped(update, param)
 
         return jax.tree_util.tree_map_with_path(one, updates, params), state
 

@@ -2,10 +2,8 @@
 
 import contextlib
 
-import numpy as np
 from rich.console import Console
 from rich.progress import (
-    BarColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
@@ -25,8 +23,7 @@ class Bars(Progress):
 
     def __init__(self, console: Console):
         super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            *Progress.get_default_columns()[:2],
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -45,8 +42,7 @@ class Bars(Progress):
 class Steps(contextlib.ExitStack):
     """Steps done, time gone and left, and a text of what matters now.
 
-    A context manager. `bars` is a display that the run shares with others; by default
-    the run has its own.
+    A context manager. `bars` is a display that the run shares with others.
     """
 
     def __init__(
@@ -58,28 +54,23 @@ class Steps(contextlib.ExitStack):
         bars: Bars | None = None,
     ):
         super().__init__()
-        self.console, self._total = console, total
-        self._bars = self.enter_context(Bars(console)) if bars is None else bars
-        task = self._bars.add_task(name, total=total, completed=done, now="compiling")
-        self._task = next(t for t in self._bars.tasks if t.id == task)
+        self._console, self._total = console, total
+        self._bars = bars or self.enter_context(Bars(console))
+        self._id = self._bars.add_task(name, total=total, completed=done, now="")
 
     def show(self, done: int, now: str) -> None:
         """Says that `done` steps are done."""
         if self._bars.left:
             raise KeyboardInterrupt
-        task, total, before = self._task, self._total, self._task.completed
-        self._bars.update(task.id, completed=done, now=now)
-        if self.console.is_terminal:
+        task = next(task for task in self._bars.tasks if task.id == self._id)
+        before = task.completed
+        self._bars.update(self._id, completed=done, now=now)
+        if self._console.is_terminal:
             return
-        if done * LOG_LINES // total > before * LOG_LINES // total:
+        if done * LOG_LINES // self._total > before * LOG_LINES // self._total:
             left = "?" if task.time_remaining is None else f"{task.time_remaining:.0f}"
-            self.console.print(
-                f"{task.description} {done}/{total}, {task.elapsed:.0f} s gone, "
+            self._console.print(
+                f"{task.description} {done}/{self._total}, {task.elapsed:.0f} s gone, "
                 f"{left} s left, {now}",
                 soft_wrap=True,
             )
-
-
-def numbers(values: np.ndarray) -> str:
-    """A few numbers in little space; "-" for what is not finite."""
-    return " ".join(f"{v:.1e}" if np.isfinite(v) else "-" for v in np.ravel(values))

@@ -9,21 +9,22 @@ metrics.json     settings and results; written last, so a run that has it is fin
 import json
 import math
 import platform
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import filelock
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 import stablegrad_optax as sg
+
+# Orbax counts its operations by process: runs side by side must take turns.
+_TURN = threading.Lock()
 
 
 class RunError(Exception):
@@ -38,8 +39,6 @@ class Run:
 
     def __init__(self, path: Path):
         self.path = path
-        self.damaged: list[int] = []
-        """The steps of checkpoints that could not be read."""
 
     @property
     def name(self) -> str:
@@ -74,24 +73,26 @@ class Run:
         """
         if not (self.path / "checkpoints").is_dir():
             return None
-        self.damaged = []
-        with self._checkpoints() as manager:
-            for step in sorted(manager.all_steps(), reverse=True):
-                args = ocp.args.StandardRestore(template(step))
-                try:
-                    return step, manager.restore(step, args=args)
-                except Exception as error:  # Orbax has no exception of its own
-                    self.damaged.append(step)
-                    reason = error
-        if self.damaged:
-            raise RunError(f"no checkpoint of {self.path} can be read: {reason}")
-        return None
+        with _TURN, self._checkpoints() as manager:
+            step = manager.latest_step()
+            if step is None:
+                return None
+            args = ocp.args.StandardRestore(template(step))
+            try:
+                return step, manager.restore(step, args=args)
+            except Exception as error:  # Orbax has no exception of its own
+                raise RunError(
+                    f"{self.path / 'checkpoints' / str(step)} cannot be read: {error}. "
+                    "Without this folder, the checkpoint before it is taken."
+                ) from error
 
     def _checkpoints(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
-            (self.path / "checkpoints").absolute(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=2),
+        # Not in the background: the next step may write to the buffers of this one.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False
         )
+        path = (self.path / "checkpoints").absolute()
+        return ocp.CheckpointManager(path, options=options)
 
 
 class Recording(Run):
@@ -101,61 +102,46 @@ class Recording(Run):
     All write the checkpoints; the first writes the other files.
     """
 
-    # Runs that are made side by side in one process take turns: Orbax counts its
-    # operations by process, and two saves at once mix up their folders.
-    _lock = threading.Lock()
-    _writing: ClassVar[ocp.CheckpointManager | None] = None
-
     def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool):
         super().__init__(path)
-        self._settings = dict(settings)
+        self._settings = _jsonable(settings)
         # Held by the process, so that it is free again however the process ends.
-        self._lock_of_folder = filelock.FileLock(path / ".lock")
+        self._lock = filelock.FileLock(path / ".lock")
         on_first_process(lambda: self._begin(resume))
 
     def _begin(self, resume: bool) -> None:
-        check_writable(self.path, "--out")
-        try:
-            self._lock_of_folder.acquire(blocking=False)
-        except filelock.Timeout:
-            raise RunError(
-                f"--out {self.path} is in use by another process: wait for it to end, "
-                "or choose another folder."
-            ) from None
-        try:
-            self._open(resume)
-        except RunError:
-            self._lock_of_folder.release()
-            raise
-
-    def _open(self, resume: bool) -> None:
-        settings = self.path / "settings.json"
-        if not settings.exists() and not (self.path / "checkpoints").exists():
-            write_json(settings, self._settings)
-        elif not resume:
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = self.path / "settings.json"
+        if file.exists() and not resume:
             raise RunError(
                 f"--out {self.path} holds a run already: add --resume to continue it, "
                 "or choose another folder."
             )
-        else:
-            _check_same(_jsonable(self._settings), self.settings)
+        before = self.settings if file.exists() else self._settings
+        for name in sorted(before.keys() | self._settings.keys()):
+            if before.get(name) != self._settings.get(name):
+                raise RunError(
+                    f"--resume needs the settings of the run: {name} was "
+                    f"{before.get(name)!r} and is {self._settings.get(name)!r} now."
+                )
+        try:
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise RunError(f"--out {self.path} is in use by another process.") from None
+        if not file.exists():
+            write_json(file, self._settings)
 
     def __enter__(self) -> "Recording":
         self._manager = self._checkpoints()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with Recording._lock:
-            self._manager.close()  # waits for the checkpoint that is being written
-            if Recording._writing is self._manager:
-                Recording._writing = None
-        self._lock_of_folder.release()
+        self._manager.close()
+        self._lock.release()
 
     def resume(self, template: Callable[[int], Any]) -> tuple[int, Any] | None:
         """The newest checkpoint; drops the lines of the history after it."""
         found = self.restore(template)
-        for step in self.damaged:
-            self._manager.delete(step)
         last = -1 if found is None else found[0]
         kept = [_dumps(entry) for entry in self.history() if entry["step"] <= last]
         lines = "".join(line + "\n" for line in kept)
@@ -169,16 +155,10 @@ class Recording(Run):
                 file.write(_dumps(entry) + "\n")
 
     def save(self, step: int, state: Any) -> None:
-        """Writes a checkpoint while training continues."""
-        # A copy: the next step may write to the buffers of this one.
+        """Writes a checkpoint."""
         if jax.process_count() == 1:
-            state = jax.tree.map(np.array, state)
-        else:
-            state = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)
-        with Recording._lock:
-            if Recording._writing is not None:
-                Recording._writing.wait_until_finished()
-            Recording._writing = self._manager
+            state = jax.tree.map(np.asarray, state)
+        with _TURN:
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def finish(self, results: Callable[[], Mapping[str, Any]]) -> None:
@@ -186,19 +166,18 @@ class Recording(Run):
 
         `results` is called by the process that writes it.
         """
-        self._manager.wait_until_finished()
-        versions = {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "optax": optax.__version__,
-            "stablegrad_optax": sg.__version__,
-        }
-        place = {
+        record = {
+            "settings": self._settings,
+            "versions": {
+                "python": platform.python_version(),
+                "jax": jax.__version__,
+                "optax": optax.__version__,
+                "stablegrad_optax": sg.__version__,
+            },
             "platform": jax.default_backend(),
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
         }
-        record = {"settings": self._settings, "versions": versions, **place}
         on_first_process(
             lambda: write_json(self.path / "metrics.json", record | {**results()})
         )
@@ -220,18 +199,6 @@ def on_first_process(do: Callable[[], None]) -> None:
         raise error
 
 
-def check_writable(path: Path, option: str) -> None:
-    """Makes a folder, and checks before a long run that it can be written to."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise RunError(
-            f"{option} must be a folder that can be written to, got {path}: "
-            f"{error.strerror}."
-        ) from None
-
-
 def write_json(path: Path, record: Any) -> None:
     """Writes a JSON file whole or not at all."""
     _write(path, _dumps(record, indent=1) + "\n")
@@ -243,7 +210,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         record = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path.parent} is not {what}: no {path.name} in it.") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise RunError(f"cannot read {path}: {error}.") from None
     if not isinstance(record, dict):
         raise RunError(f"cannot read {path}: it must hold a JSON object.")
@@ -254,15 +221,6 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)
-
-
-def _check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    for name in sorted(set(now) | set(before)):
-        if now.get(name) != before.get(name):
-            raise RunError(
-                f"--resume needs the settings of the run: {name} was "
-                f"{before.get(name)!r} and is {now.get(name)!r} now."
-            )
 
 
 def _dumps(record: Any, indent: int | None = None) -> str:
@@ -279,6 +237,4 @@ def _jsonable(value: Any) -> Any:
         return _jsonable(np.asarray(value).tolist())
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

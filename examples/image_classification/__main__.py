@@ -13,9 +13,8 @@ import matplotlib
 import tyro
 from rich.console import Console
 
-from examples.common import command_line, selection
-from examples.common.commands import Collect, Compare, Plot
-from examples.common.options import checked_settings
+from examples.common import command_line
+from examples.common.comparison import Collect, Compare, Plot
 from examples.common.runs import Run
 from examples.image_classification import figures, run, studies
 from examples.image_classification.config import Config, Initialization
@@ -57,9 +56,9 @@ class Study(Changes):
     def runs(self) -> studies.Runs:
         """The runs to train, by name, all of them checked."""
         names = [field.name for field in dataclasses.fields(Changes)]
-        changes = selection.given(self, names)
+        changes = command_line.given(self, names)
         runs = studies.runs(self.name, self.out, self.lr, self.seeds, changes)
-        runs = selection.checked(runs, self.only)
+        runs = command_line.checked(runs, self.only)
         return studies.at_best_rates(runs, self.out) if self.at_best_rate else runs
 
 
@@ -76,7 +75,7 @@ def plot(options: Plot, console: Console) -> None:
     matplotlib.use("agg")
     finished = Run(options.run)
     _ = finished.metrics
-    checked_settings(Config, finished.path, finished.settings)
+    command_line.checked_settings(Config, finished.path, finished.settings)
     for path in figures.draw(finished):
         console.print(f"Figure: {path}", soft_wrap=True)
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from examples.common.command_line import require
 from examples.common.optimizers import ScaleControl
-from examples.common.options import require
 
 ModelName = Literal[
     "resnet18",

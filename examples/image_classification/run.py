@@ -32,8 +32,6 @@ def train(config: Config, console: Console) -> None:
             return
         program.start()
         found = run.resume(program.template)
-        for step in run.damaged:
-            console.print(f"The checkpoint of step {step} cannot be read.")
         if found is not None:
             program.restore(*found)
             console.print(f"Resumed at step {program.step}.")

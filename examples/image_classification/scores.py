@@ -2,11 +2,8 @@
 
 import numpy as np
 
-from examples.common.commands import Judge
-from examples.common.comparison import Axis, method_labels
-from examples.common.measures import Measure
-from examples.common.options import defaults
-from examples.common.records import Record
+from examples.common.command_line import defaults
+from examples.common.comparison import Axis, Judge, Measure, Record, method_labels
 from examples.common.runs import RunError
 from examples.image_classification.config import Config
 
@@ -27,9 +24,6 @@ ACCURACY = Measure(
     lower_is_better=False,
     threshold=0.9,
     limits=(0.0, 1.0),
-    logarithmic=False,
-    untrained=(0.0, "not finite"),
-    digits=".4f",
 )
 
 MODEL = Axis(

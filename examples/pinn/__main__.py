@@ -14,9 +14,9 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from examples.common import command_line, selection
-from examples.common.commands import Collect, Compare, Plot
-from examples.common.runs import RunError, check_writable
+from examples.common import command_line
+from examples.common.comparison import Collect, Compare, Plot
+from examples.common.runs import RunError
 from examples.pinn import demo, figures, studies
 from examples.pinn.config import Config
 from examples.pinn.demo import Demo
@@ -93,7 +93,7 @@ def evaluate(options: Evaluate, console: Console) -> None:
     outside = np.sum(~np.asarray(config.find_problem().domain.contains(points)))
     if outside:
         console.print(f"{outside} of {len(points)} points are outside the domain.")
-    check_writable(options.out.absolute().parent, "--out")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     rate = finite_rate(run, config, options.lr_index, options.seed)
     params = params_of(run, config, rate, options.seed)
     found = fields(config, params, points)
@@ -134,9 +134,11 @@ def read_points(path: Path, problem: Problem) -> np.ndarray:
 
 
 def study(options: Study, console: Console) -> None:
-    changes = selection.given(options, ("lr", "seeds", "steps", "lbfgs_steps", "dtype"))
+    changes = command_line.given(
+        options, ("lr", "seeds", "steps", "lbfgs_steps", "dtype")
+    )
     runs = studies.runs(options.name, options.out, options.depths, changes)
-    runs = selection.checked(runs, options.only)
+    runs = command_line.checked(runs, options.only)
     for i, (name, config) in enumerate(runs.items()):
         console.rule(f"{name} ({i + 1} of {len(runs)})")
         try:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from examples.common.command_line import checked_settings, require
 from examples.common.optimizers import ScaleControl
-from examples.common.options import checked_settings, require
 from examples.pinn.problems import PROBLEMS, Problem, find, own
 
 Optimizer = Literal["sgd", "adam", "lion", "muon"]

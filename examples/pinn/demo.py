@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 
-from examples.common import pictures, progress, records, selection
+from examples.common import command_line, comparison, pictures, progress
 from examples.common.runs import Run
 from examples.pinn.config import Config
 from examples.pinn.figures import curves, image, on_grid
@@ -80,7 +80,7 @@ class Demo:
             for problem, case in CASES.items()
             for method, options in METHODS.items()
         }
-        return selection.checked(runs, only="")
+        return command_line.checked(runs, only="")
 
 
 def run(options: Demo, console: Console) -> None:
@@ -92,7 +92,7 @@ def run(options: Demo, console: Console) -> None:
     figure = options.out / "demo.png"
     numbers = options.out / "demo.json"
     draw(figure, runs)
-    records.collect(found, numbers)
+    comparison.save(found, numbers)
     console.print(f"Figure: {figure}    Numbers: {numbers}")
 
 

@@ -57,8 +57,6 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
                 )
         program = Program(config)
         found = run.resume(program.template)
-        for step in run.damaged:
-            console.print(f"The checkpoint of step {step} cannot be read.")
         if found is not None:
             program.restore(*found)
             console.print(f"Resumed at step {program.step}.")
@@ -153,10 +151,15 @@ def _now(report: Report, stopped_at: np.ndarray) -> str:
     values = np.asarray(worst(report.errors) if report.errors else report.loss, float)
     values = np.where(np.isfinite(values) & (stopped_at < 0), values, np.inf)
     best = ERROR.best_rate(values)
-    shown = [f"{name} {progress.numbers(values[best])}"]
+    shown = [f"{name} {numbers(values[best])}"]
     for unknown, x in report.unknowns.items():
         shown.append(" ".join([unknown, *(f"{estimate:.4g}" for estimate in x[best])]))
     return ", ".join(shown)
+
+
+def numbers(values: np.ndarray) -> str:
+    """A few numbers in little space; "-" for what is not finite."""
+    return " ".join(f"{v:.1e}" if np.isfinite(v) else "-" for v in np.ravel(values))
 
 
 def worst(errors: Mapping[str, Any]) -> np.ndarray:

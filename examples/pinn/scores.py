@@ -5,11 +5,8 @@ import functools
 
 import numpy as np
 
-from examples.common.commands import Judge
-from examples.common.comparison import Axis
-from examples.common.measures import Measure
-from examples.common.options import defaults
-from examples.common.records import Record
+from examples.common.command_line import defaults
+from examples.common.comparison import Axis, Judge, Measure, Record
 from examples.pinn.config import OF_OLDER_RUNS, Config
 
 SCORE = "relative_l2"
@@ -40,9 +37,6 @@ ERROR = Measure(
     lower_is_better=True,
     threshold=0.1,
     limits=(0.0, 2.0),
-    logarithmic=True,
-    untrained=(1.0, "u = 0"),
-    digits=".2e",
 )
 
 FINAL_LOSS = dataclasses.replace(
@@ -51,8 +45,7 @@ FINAL_LOSS = dataclasses.replace(
     key=LOSS,
     scores=functools.partial(_final, key=LOSS),
     threshold=np.inf,
-    limits=(0.0, np.inf),
-    untrained=None,
+    limits=(0.0, 1e6),
 )
 
 DEPTH = Axis(

@@ -3,6 +3,7 @@
 import functools
 from typing import get_args
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ def tree(seed):
     }
 
 
-def chain(base, control):
+def chain(base, control, stack_axis=stack_axis):
     return optax.chain(
         optimizers.scale_control(control, stack_axis),
         optimizers.base(base, 0.1, stack_axis),
@@ -53,23 +54,6 @@ def updates(base, control, **extra):
     return two_steps(tree(0), tree(1), tree(2))
 
 
-@pytest.mark.parametrize(
-    ("base", "control"),
-    [
-        *(("sgd", control) for control in get_args(optimizers.ScaleControl)),
-        ("adam", "stablegrad"),
-        ("lion", "stablegrad"),
-        ("muon", "stablegrad"),
-    ],
-)
-def test_every_base_follows_every_control(base, control):
-    result = updates(base, control)
-    assert jax.tree.map(jnp.shape, result) == jax.tree.map(jnp.shape, tree(0))
-    for leaf in jax.tree.leaves(result):
-        assert np.isfinite(leaf).all()
-        assert np.abs(leaf).max() > 0
-
-
 @pytest.mark.parametrize("control", get_args(optimizers.ScaleControl))
 def test_controls_differ(control):
     for other in get_args(optimizers.ScaleControl):
@@ -84,8 +68,7 @@ def test_controls_differ(control):
 def test_stablegrad_takes_the_reference_of_the_step():
     twice = updates("sgd", "stablegrad-prediction", reference=2.0)
     once = updates("sgd", "stablegrad-prediction", reference=1.0)
-    for a, b in zip(jax.tree.leaves(twice), jax.tree.leaves(once), strict=True):
-        np.testing.assert_allclose(a, 2 * b, rtol=1e-5)
+    chex.assert_trees_all_close(twice, jax.tree.map(lambda x: 2 * x, once), rtol=1e-5)
 
 
 def layers(stacked):
@@ -100,10 +83,7 @@ def layers(stacked):
 def test_a_stacked_layer_is_treated_like_layers_by_themselves(base, control):
     """A scan over layers changes nothing: no norm is taken over all of them."""
     together = layers(updates(base, control))
-    tx = optax.chain(
-        optimizers.scale_control(control, lambda path, leaf: None),
-        optimizers.base(base, 0.1, lambda path, leaf: None),
-    )
+    tx = chain(base, control, lambda path, leaf: None)
     params = layers(tree(0))
 
     @jax.jit
@@ -111,10 +91,7 @@ def test_a_stacked_layer_is_treated_like_layers_by_themselves(base, control):
         _, state = tx.update(layers(tree(1)), tx.init(params), params)
         return tx.update(layers(tree(2)), state, params)[0]
 
-    for a, b in zip(
-        jax.tree.leaves(together), jax.tree.leaves(two_steps()), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(together, two_steps(), rtol=1e-4, atol=1e-6)
 
 
 def test_muon_takes_matrices_only_for_matrices():

@@ -22,7 +22,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from examples.common import command_line
-from examples.common.options import require
+from examples.common.command_line import require
 
 ORDERS = (4 / 3, 2.0)
 
