@@ -1,0 +1,53 @@
+"""The definitions in float64 NumPy, with which the library's numbers are compared."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def random_layer(fan_in, fan_out, scale=1.0, dtype="float32", seed=0):
+    """The gradient of a dense layer, with a mean of a third of its deviation."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        x = rng.normal(0.3, 1, shape)
+        if np.issubdtype(dtype, np.complexfloating):
+            x = x + 1j * rng.normal(0.3, 1, shape)
+        return jnp.asarray(scale * x, dtype)
+
+    return {"kernel": draw(fan_in, fan_out), "bias": draw(fan_out)}
+
+
+def wide(x):
+    """An array in double precision."""
+    x = np.asarray(x)
+    return x.astype(complex if np.iscomplexobj(x) else float)
+
+
+def elements(tree):
+    """All elements of a tree in double precision, as one vector."""
+    return np.concatenate([wide(x).ravel() for x in jax.tree.leaves(tree)])
+
+
+def scale(tree, statistic="std"):
+    """σ of the elements of a tree; that of a single one is its magnitude."""
+    x = elements(tree)
+    rms = np.sqrt(np.mean(np.abs(x) ** 2))
+    return rms if statistic == "rms" or x.size == 1 else max(np.std(x), rms / 16)
+
+
+def rescaled(layer, reference=1.0, statistic="std"):
+    """The update of a layer whose weight is its kernel."""
+    gain = reference / scale(layer["kernel"], statistic)
+    return jax.tree.map(lambda x: gain * wide(x), layer)
+
+
+def assert_close(got, expected, rtol=1e-5):
+    """Leaf by leaf, and relative to its largest element: others may cancel."""
+
+    def check(x, y):
+        x, y = wide(x), wide(y)
+        np.testing.assert_allclose(x, y, rtol=0, atol=rtol * np.abs(y).max(initial=0))
+
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    jax.tree.map(check, got, expected)
