@@ -14,11 +14,18 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
+import rich
 import tyro
 from rich.progress import track
 from rich.table import Table
 
 import stablegrad_optax as sg
+
+T = TypeVar("T")
+Found = Mapping[str, Mapping[str, Any]]
+"""What was measured by method; "seconds" is the list of its times."""
+Step = Callable[[], Any]
+PACKAGES = ("jax", "optax", "flax", "folx", "jinns", "deepxde")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,37 +35,18 @@ class Options:
     out: Path | None = None
     """JSON file for the results; none by default."""
 
-    def check(self) -> None:
-        """Raises ValueError, with the name of the option, if a value makes no sense."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, int | float) and not number > 0:
-                    raise ValueError(f"{field.name} must be positive, got {number}")
-        if self.out is not None and not self.out.absolute().parent.is_dir():
-            raise ValueError(f"out must be in an existing folder, got {self.out}")
-
-
-T = TypeVar("T")
-Found = Mapping[str, Mapping[str, Any]]
-"""What was measured by method; "seconds" is the list of its times."""
-PACKAGES = ("jax", "optax", "flax", "folx", "jinns", "deepxde")
-
 
 def run(options: type[Any], main: Callable[[Any], int | None]) -> NoReturn:
     """Parses the command line, runs `main` on it, and exits with what it returns."""
     parsed = tyro.cli(options)
-    try:
-        parsed.check()
-    except ValueError as error:
-        fail(error)
+    for name, value in vars(parsed).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not number > 0:
+                sys.exit(f"error: {name} must be positive, got {number}")
+    # Before hours of work.
+    if parsed.out is not None and not parsed.out.absolute().parent.is_dir():
+        sys.exit(f"error: out must be in an existing folder, got {parsed.out}")
     sys.exit(main(parsed))
-
-
-def fail(error: Exception) -> NoReturn:
-    """Ends the program with one line that says what was wrong."""
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
 
 
 def seconds_of(f: Callable[..., T], *args: Any) -> tuple[float, T]:
@@ -68,28 +56,39 @@ def seconds_of(f: Callable[..., T], *args: Any) -> tuple[float, T]:
     return time.perf_counter() - start, result
 
 
-def repeated(step: Callable[[T], T], carry: T) -> Callable[[], float]:
-    """A function that applies `step` to its last result, and returns the time."""
-    carry = step(carry)  # the first call is slower
+def repeated(step: Callable[[T], T], carry: T) -> Step:
+    """A function that applies `step` to its last result."""
 
-    def timed() -> float:
+    def next_step():
         nonlocal carry
-        seconds, carry = seconds_of(step, carry)
-        return seconds
+        carry = step(carry)
+        return carry
 
-    return timed
+    return next_step
 
 
-def in_turns(
-    timed: Mapping[str, Callable[[], float]], rounds: int, task: str
-) -> dict[str, list[float]]:
-    """Calls all functions in each round, in random order."""
-    seconds: dict[str, list[float]] = {name: [] for name in timed}
+def compare(
+    methods: Mapping[str, Callable[[], tuple[dict[str, Any], Step]]], rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Makes the steps of all methods and times them, in random order in each round.
+
+    A method returns what was measured in making its step, and the step. One whose
+    package is missing raises ImportError, and is left out.
+    """
+    found, steps = {}, {}
+    for name, make in track(methods.items(), "compiling"):
+        try:
+            found[name], steps[name] = make()
+        except ImportError as missing:
+            print(f"{name} is left out: {missing}")
+    for name, step in steps.items():
+        jax.block_until_ready(step())  # the first one is slower
+        found[name]["seconds"] = []
     order = random.Random(0)
-    for _ in track(range(rounds), task):
-        for name in order.sample(sorted(timed), len(timed)):
-            seconds[name].append(timed[name]())
-    return seconds
+    for _ in track(range(rounds), "steps"):
+        for name in order.sample(sorted(steps), len(steps)):
+            found[name]["seconds"].append(seconds_of(steps[name])[0])
+    return found
 
 
 def ratios(found: Found) -> dict[str, np.ndarray]:
@@ -101,8 +100,8 @@ def ratios(found: Found) -> dict[str, np.ndarray]:
     }
 
 
-def time_table(title: str, found: Found, **more: str) -> Table:
-    """Medians, ratios with their quartiles, and more numbers by their formats."""
+def show(title: str, found: Found, **more: str) -> None:
+    """Prints medians, ratios with quartiles, and more numbers by their formats."""
     table = Table(title=title)
     table.add_column("", no_wrap=True)
     for column in ("ms", f"over {next(iter(found))}", *more):
@@ -114,11 +113,13 @@ def time_table(title: str, found: Found, **more: str) -> Table:
             f"{median:.2f} ({low:.2f}-{high:.2f})",
             *(format(found[name][key], digits) for key, digits in more.items()),
         )
-    return table
+    rich.print(table)
 
 
-def save(options: Options, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of the results, written to the file that the options name, if any."""
+def save(options: Options, results: Mapping[str, Any]) -> None:
+    """Writes the results and how they were made to the file of the options, if any."""
+    if options.out is None:
+        return
     settings = dataclasses.asdict(options).items()
     record = {
         "machine": platform.machine(),
@@ -129,11 +130,9 @@ def save(options: Options, results: Mapping[str, Any]) -> dict[str, Any]:
         "settings": {name: x for name, x in settings if not isinstance(x, Path)},
         **results,
     }
-    if options.out is not None:
-        # No timing is accurate to more than five digits.
-        rounded = json.loads(
-            json.dumps(record), parse_float=lambda x: float(f"{float(x):.5g}")
-        )
-        lines = (f"{json.dumps(name)}: {json.dumps(x)}" for name, x in rounded.items())
-        options.out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    return record
+    # No timing is accurate to more than five digits.
+    rounded = json.loads(
+        json.dumps(record), parse_float=lambda x: float(f"{float(x):.5g}")
+    )
+    lines = (f"{json.dumps(name)}: {json.dumps(x)}" for name, x in rounded.items())
+    options.out.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -10,13 +10,12 @@ python -m benchmarks.image_steps --width-multiplier 1 --data fashion-mnist \
 """
 
 import dataclasses
-from collections.abc import Callable
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import rich
-from rich.progress import track
 
 from benchmarks import common
 from examples.common.runs import RunError
@@ -48,37 +47,28 @@ class Options(common.Options):
     """Timed steps for each method."""
 
 
-def compiled_step(config: Config) -> tuple[float, Callable[[], float]]:
-    """Compile seconds, and a function that makes a step and returns its time."""
-    program = Program(config)
-    program.start()
-    functions = program.functions
-    batch = program.layout.put(next(program.batches()))
-    others = batch, np.int32(1), np.uint32(0), np.float32(1e-4)
-    seconds = functions.compile(program.state, *others)
-    step = common.repeated(lambda s: functions.advance(s, *others)[0], program.state)
-    return seconds, step
-
-
-def measure(options: Options) -> dict[str, dict[str, Any]]:
-    """Compile seconds and the seconds of each step, by method."""
+def main(options: Options) -> None:
     settings = dataclasses.asdict(options)
     del settings["rounds"], settings["out"]
-    compiled = {
-        name: compiled_step(Config(out=Path(), **settings, **control))
-        for name, control in track(CONTROLS.items(), "compiling")
-    }
-    steps = {name: step for name, (_, step) in compiled.items()}
-    return {
-        name: {"compile_seconds": compiled[name][0], "seconds": seconds}
-        for name, seconds in common.in_turns(steps, options.rounds, "steps").items()
-    }
 
+    def step_of(control):
+        program = Program(Config(out=Path(), **settings, **control))
+        program.start()
+        functions = program.functions
+        batch = program.layout.put(next(program.batches()))
+        others = batch, np.int32(1), np.uint32(0), np.float32(1e-4)
+        seconds = functions.compile(program.state, *others)
+        step = common.repeated(
+            lambda state: functions.advance(state, *others)[0], program.state
+        )
+        return {"compile_seconds": seconds}, step
 
-def main(options: Options) -> None:
-    found = measure(options)
+    found = common.compare(
+        {name: partial(step_of, control) for name, control in CONTROLS.items()},
+        options.rounds,
+    )
     title = f"steps of {options.model}, {options.batch_size} images"
-    rich.print(common.time_table(title, found, compile_seconds=".1f"))
+    common.show(title, found, compile_seconds=".1f")
     common.save(options, {"methods": found})
 
 
@@ -86,4 +76,4 @@ if __name__ == "__main__":
     try:
         common.run(Options, main)
     except RunError as error:
-        common.fail(error)
+        sys.exit(f"error: {error}")

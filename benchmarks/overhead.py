@@ -10,6 +10,7 @@ Two tables, on whatever device JAX finds first, each of ratios within this run:
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,54 +36,42 @@ class Options(common.Options):
     updates: int = 1
     """Updates in one call; on an accelerator, enough to hide the time of the call."""
 
-    def check(self) -> None:
-        super().check()
-        if self.leaves < 2:
-            raise ValueError(f"leaves must be at least 2, got {self.leaves}")
-
-
-def methods() -> dict[str, optax.GradientTransformation]:
-    """What stands in front of adam; the last two take the gradients of two terms."""
-    return {
-        "adam alone": optax.identity(),
-        "stablegrad": sg.stablegrad(),
-        "clip_by_block_rms": optax.clip_by_block_rms(1.0),
-        "clip_by_global_norm": optax.clip_by_global_norm(1.0),
-        "adaptive_grad_clip": optax.adaptive_grad_clip(0.01),
-        "normalize_by_update_norm": optax.normalize_by_update_norm(),
-        "scale_by_trust_ratio": optax.scale_by_trust_ratio(),
-        SUM: optax.stateless(
-            lambda grads, _: jax.tree.map(jax.lax.add, *grads.values())
-        ),
-        BALANCED: sg.balance_terms(tuple(VALUES)),
-    }
-
 
 SUM, BALANCED = "sum of two terms", "balance_terms of two"
 VALUES = {"residual": 1.0, "boundary": 1e-3}
 """Losses of the two terms."""
 
+METHODS = {
+    "adam alone": optax.identity(),
+    "stablegrad": sg.stablegrad(),
+    "clip_by_block_rms": optax.clip_by_block_rms(1.0),
+    "clip_by_global_norm": optax.clip_by_global_norm(1.0),
+    "adaptive_grad_clip": optax.adaptive_grad_clip(0.01),
+    "normalize_by_update_norm": optax.normalize_by_update_norm(),
+    "scale_by_trust_ratio": optax.scale_by_trust_ratio(),
+    SUM: optax.stateless(lambda grads, _: jax.tree.map(jax.lax.add, *grads.values())),
+    BALANCED: sg.balance_terms(tuple(VALUES)),
+}
+"""What stands in front of adam; the last two take the gradients of two terms."""
+
 
 def resnet50_shapes() -> dict[str, Any]:
     """The parameters of a ResNet-50 with BatchNorm: 161 leaves."""
+    tree: dict[str, Any] = {}
 
-    def conv(size, n, m):
-        return {"kernel": (size, size, n, m)}
+    def conv_and_norm(name, size, n, m):
+        tree[f"{name}/conv"] = {"kernel": (size, size, n, m)}
+        tree[f"{name}/norm"] = {"scale": (m,), "bias": (m,)}
 
-    def norm(width):
-        return {"scale": (width,), "bias": (width,)}
-
-    tree = {"stem/conv": conv(7, 3, 64), "stem/norm": norm(64)}
+    conv_and_norm("stem", 7, 3, 64)
     width_in = 64
     for stage, (blocks, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)]):
         for block in range(blocks):
-            name = f"stage{stage}/block{block}"
             layers = [(1, width_in, width), (3, width, width), (1, width, 4 * width)]
             if block == 0:
                 layers.append((1, width_in, 4 * width))
-            for i, (size, n, m) in enumerate(layers):
-                tree[f"{name}/conv{i}"] = conv(size, n, m)
-                tree[f"{name}/norm{i}"] = norm(m)
+            for i, sizes in enumerate(layers):
+                conv_and_norm(f"stage{stage}/block{block}/{i}", *sizes)
             width_in = 4 * width
     return tree | {"head": {"kernel": (2048, 1000), "bias": (1000,)}}
 
@@ -90,7 +79,7 @@ def resnet50_shapes() -> dict[str, Any]:
 def dense_shapes(leaves: int) -> dict[str, Any]:
     """Small dense layers, a kernel and a bias each."""
     layer = {"kernel": (32, 32), "bias": (32,)}
-    return {f"Dense_{i}": layer for i in range(leaves // 2)}
+    return {f"Dense_{i}": layer for i in range(max(1, leaves // 2))}
 
 
 def random_tree(shapes: Any, scale: float) -> Any:
@@ -102,11 +91,13 @@ def random_tree(shapes: Any, scale: float) -> Any:
     )
 
 
-def compiled_step(
-    front: optax.GradientTransformation, params: Any, grads: Any, updates: int = 1
-):
-    """The steps of `front` before adam, and the seconds to trace and compile them."""
-    tx = optax.with_extra_args_support(optax.chain(front, optax.adam(1e-3)))
+def step_of(name: str, shapes: Any, updates: int = 1):
+    """The seconds to trace and to compile the step of a method, and the step."""
+    tx = optax.with_extra_args_support(optax.chain(METHODS[name], optax.adam(1e-3)))
+    grads = random_tree(shapes, 1e-3)
+    if name in (SUM, BALANCED):
+        larger = jax.tree.map(lambda g: 1e3 * g, grads)
+        grads = {"residual": grads, "boundary": larger}
 
     def step(carry, grads):
         params, state = carry
@@ -123,64 +114,34 @@ def compiled_step(
 
         return jax.lax.fori_loop(0, updates, next_step, carry)
 
+    params = random_tree(shapes, 0.1)
     carry = params, tx.init(params)
     jax.clear_caches()
-    jitted = jax.jit(steps, donate_argnums=0)
-    tracing, lowered = common.seconds_of(jitted.lower, carry, grads)
+    lower = jax.jit(steps, donate_argnums=0).lower
+    tracing, lowered = common.seconds_of(lower, carry, grads)
     compiling, compiled = common.seconds_of(lowered.compile)
-    return compiled, carry, (tracing, compiling)
-
-
-def gradients(name: str, shapes: Any) -> Any:
-    """Those that a method takes."""
-    grads = random_tree(shapes, 1e-3)
-    if name in (SUM, BALANCED):
-        return {"residual": grads, "boundary": jax.tree.map(lambda g: 1e3 * g, grads)}
-    return grads
-
-
-def update_times(rounds: int, updates: int) -> dict[str, list[float]]:
-    """Seconds of some updates of a ResNet-50, for each method."""
-    params = random_tree(resnet50_shapes(), 0.1)
-
-    def timed(name, front):
-        grads = gradients(name, resnet50_shapes())
-        step, carry, _ = compiled_step(front, params, grads, updates)
-        # Donated: each method has parameters and state of its own.
-        carry = jax.tree.map(jnp.copy, carry)
-        return common.repeated(lambda carry: step(carry, grads), carry)
-
-    timers = {name: timed(name, front) for name, front in methods().items()}
-    return common.in_turns(timers, rounds, "updates of a ResNet-50")
-
-
-def compile_times(leaves: int) -> dict[str, tuple[float, float]]:
-    """Seconds to trace and to compile, for each method."""
-    params = random_tree(dense_shapes(leaves), 0.1)
-    warm_up = random_tree(dense_shapes(2), 0.1)
-    compiled_step(optax.identity(), warm_up, warm_up)
-    return {
-        name: compiled_step(front, params, gradients(name, dense_shapes(leaves)))[-1]
-        for name, front in track(methods().items(), "compiling")
-    }
-
-
-def compile_table(compiling: dict[str, tuple[float, float]], leaves: int) -> Table:
-    columns = ("", "trace s", "compile s", "over clip_by_block_rms")
-    table = Table(*columns, title=f"trace and compile, {leaves} leaves")
-    reference = sum(compiling["clip_by_block_rms"])
-    for name, (trace, xla) in compiling.items():
-        ratio = (trace + xla) / reference
-        table.add_row(name, f"{trace:.1f}", f"{xla:.1f}", f"{ratio:.2f}")
-    return table
+    found = {"trace_and_compile": (tracing, compiling)}
+    return found, common.repeated(lambda carry: compiled(carry, grads), carry)
 
 
 def main(options: Options) -> None:
-    seconds = update_times(options.rounds, options.updates)
-    found = {name: {"seconds": times} for name, times in seconds.items()}
-    rich.print(common.time_table("update of a ResNet-50, with adam", found))
-    compiling = compile_times(options.leaves)
-    rich.print(compile_table(compiling, options.leaves))
+    resnet50, dense = resnet50_shapes(), dense_shapes(options.leaves)
+    found = common.compare(
+        {name: partial(step_of, name, resnet50, options.updates) for name in METHODS},
+        options.rounds,
+    )
+    common.show("update of a ResNet-50, with adam", found)
+    compiling = {
+        name: step_of(name, dense)[0]["trace_and_compile"]
+        for name in track(METHODS, "compiling")
+    }
+    columns = ("", "trace s", "compile s", "over clip_by_block_rms")
+    table = Table(*columns, title=f"trace and compile, {options.leaves} leaves")
+    for name, times in compiling.items():
+        ratio = sum(times) / sum(compiling["clip_by_block_rms"])
+        table.add_row(name, *(f"{s:.1f}" for s in times), f"{ratio:.2f}")
+    rich.print(table)
+    seconds = {name: numbers["seconds"] for name, numbers in found.items()}
     numbers = {"update_seconds": seconds, "trace_and_compile_seconds": compiling}
     common.save(options, numbers)
 

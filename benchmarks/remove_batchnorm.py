@@ -7,7 +7,7 @@ handwritten digits of scikit-learn.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -75,24 +75,17 @@ def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-class Program:
-    """A method's step, compiled once: SGD is linear in its rate."""
+def trainer(
+    name: str, options: Options, steps: int
+) -> Callable[[float, int, Iterable[tuple[jax.Array, jax.Array]]], Network]:
+    """Trains a method at a rate, with a seed; compiled once: SGD is linear in it."""
+    make_network, control = METHODS[name]
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, steps // 10, steps)
+    sgd = optax.sgd(schedule, momentum=0.9)
+    tx = optax.with_extra_args_support(optax.chain(control, sgd))
 
-    def __init__(self, name: str, options: Options, steps: int):
-        self.make_network, control = METHODS[name]
-        self.options = options
-        schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, steps // 10, steps)
-        sgd = optax.sgd(schedule, momentum=0.9)
-        self.tx = optax.with_extra_args_support(optax.chain(control, sgd))
-        self.step = nnx.jit(self._step)
-
-    def start(self, seed: int) -> tuple[Network, optax.OptState]:
-        """A network, and the state of its optimizer."""
-        options = self.options
-        network = self.make_network(options.blocks, options.width, nnx.Rngs(seed))
-        return network, self.tx.init(nnx.state(network, nnx.Param))
-
-    def _step(self, network, state, images, labels, rate):
+    @nnx.jit
+    def step(network, state, images, labels, rate):
         def loss_fn(network):
             logits = network(images)
             return loss(logits, labels), logits
@@ -101,10 +94,19 @@ class Program:
         # The paper's reference, which only stablegrad takes.
         reference = sg.reference_scale(jax.grad(loss)(logits, labels))
         params = nnx.state(network, nnx.Param)
-        updates, state = self.tx.update(grads, state, params, reference=reference)
+        updates, state = tx.update(grads, state, params, reference=reference)
         updates = jax.tree.map(lambda u: rate * u, updates)
         nnx.update(network, optax.apply_updates(params, updates))
         return state
+
+    def train(rate, seed, batches):
+        network = make_network(options.blocks, options.width, nnx.Rngs(seed))
+        state = tx.init(nnx.state(network, nnx.Param))
+        for images, labels in batches:
+            state = step(network, state, images, labels, rate)
+        return network
+
+    return train
 
 
 @nnx.jit
@@ -112,42 +114,32 @@ def accuracy(network: Network, images: jax.Array, labels: jax.Array) -> jax.Arra
     return jnp.mean(network(images).argmax(axis=-1) == labels)
 
 
-def measure(options: Options) -> list[dict[str, Any]]:
-    """The test accuracy of every method at every rate with every seed."""
+def main(options: Options) -> None:
     images, labels, train, test = digits()
     per_epoch = len(train) // options.batch_size
 
-    def train_one(program: Program, rate: float, seed: int) -> float:
-        network, state = program.start(seed)
+    def batches(seed):
         rng = np.random.default_rng(seed)
         for _ in range(options.epochs):
             order = rng.permutation(train)[: per_epoch * options.batch_size]
             for i in order.reshape(per_epoch, -1):
-                state = program.step(network, state, images[i], labels[i], rate)
-        network.eval()  # BatchNorm takes its running statistics
-        return float(accuracy(network, images[test], labels[test]))
+                yield images[i], labels[i]
 
-    runs = []
+    runs: list[dict[str, Any]] = []
+    table = Table("", *map(str, options.rates), title="median test accuracy by rate")
     for name in METHODS:
-        program = Program(name, options, options.epochs * per_epoch)
+        train_one = trainer(name, options, options.epochs * per_epoch)
+        medians = []
         for rate in track(options.rates, name):
-            accuracies = [train_one(program, rate, s) for s in range(options.seeds)]
+            accuracies = []
+            for seed in range(options.seeds):
+                network = train_one(rate, seed, batches(seed))
+                network.eval()  # BatchNorm takes its running statistics
+                accuracies.append(float(accuracy(network, images[test], labels[test])))
             runs.append({"method": name, "rate": rate, "accuracies": accuracies})
-    return runs
-
-
-def table(options: Options, runs: list[dict[str, Any]]) -> Table:
-    """Median accuracy over the seeds, by method and rate."""
-    table = Table("", *map(str, options.rates), title="test accuracy by rate")
-    for name in METHODS:
-        medians = [np.median(r["accuracies"]) for r in runs if r["method"] == name]
-        table.add_row(name, *(f"{median:.3f}" for median in medians))
-    return table
-
-
-def main(options: Options) -> None:
-    runs = measure(options)
-    rich.print(table(options, runs))
+            medians.append(f"{np.median(accuracies):.3f}")
+        table.add_row(name, *medians)
+    rich.print(table)
     common.save(options, {"runs": runs})
 
 

@@ -8,12 +8,11 @@ sum. All are timed in the same run, in random order in each round.
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
 import optax
-import rich
 
 import stablegrad_optax as sg
 from benchmarks import common
@@ -79,25 +78,22 @@ def main(options: Options) -> None:
             updates, state = tx.update(grads, state, params, values=values)
             return optax.apply_updates(params, updates), state
 
-        carry = params, tx.init(params)
-        return carry, lambda carry: jax.lax.fori_loop(0, STEPS, step, carry)
+        @jax.jit
+        def steps(carry):
+            return jax.lax.fori_loop(0, STEPS, step, carry)
 
-    steps, compiling = {}, {}
-    for name, method in methods.items():
-        carry, advance = several_steps(*method)
-        lowered = jax.jit(advance).lower(carry)
-        compiling[name], compiled = common.seconds_of(lowered.compile)
-        steps[name] = common.repeated(compiled, carry)
-    seconds = common.in_turns(steps, options.rounds, "steps")
-    found = {
-        name: {
-            "seconds": list(np.array(times) / STEPS),
-            "compile_seconds": compiling[name],
-        }
-        for name, times in seconds.items()
-    }
+        carry = params, tx.init(params)
+        seconds, compiled = common.seconds_of(steps.lower(carry).compile)
+        return {"compile_seconds": seconds}, common.repeated(compiled, carry)
+
+    found = common.compare(
+        {name: partial(several_steps, *method) for name, method in methods.items()},
+        options.rounds,
+    )
+    for numbers in found.values():
+        numbers["seconds"] = [seconds / STEPS for seconds in numbers["seconds"]]
     title = f"a step, {options.depth} layers of {options.width}"
-    rich.print(common.time_table(title, found, compile_seconds=".1f"))
+    common.show(title, found, compile_seconds=".1f")
     common.save(options, {"methods": found})
 
 

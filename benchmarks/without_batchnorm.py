@@ -3,15 +3,14 @@
 python -m benchmarks.without_batchnorm --out FILE.png
 """
 
+import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-from examples.common import pictures, records
-from examples.common.measures import quartiles
-from examples.image_classification.scores import ACCURACY, by_method
+from examples.common import pictures
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = {
@@ -19,22 +18,28 @@ NETWORKS = {
     "EfficientNetV2-S": RESULTS / "images_efficientnet_cpu.json",
 }
 LINES = {
-    "BatchNorm + sgd": ("BatchNorm", "black", "o--"),
-    "sgd": ("nothing instead", "tab:gray", "o-"),
-    "clip + sgd": ("clipping", "tab:orange", "v-"),
-    "agc + sgd": ("AGC", "tab:blue", "^-"),
-    "stablegrad-prediction + sgd": ("StableGrad", "tab:red", "s-"),
+    ("batch", "none"): ("BatchNorm", "black", "o--"),
+    ("none", "none"): ("nothing instead", "tab:gray", "o-"),
+    ("none", "clip"): ("clipping", "tab:orange", "v-"),
+    ("none", "agc"): ("AGC", "tab:blue", "^-"),
+    ("none", "stablegrad-prediction"): ("StableGrad", "tab:red", "s-"),
 }
-"""Label, colour and style of each method."""
+"""Label, colour and style by norm and scale control."""
 
 
 def panel(ax, record_file: Path) -> None:
-    """A line for each method: the medians of the seeds, and their quartiles."""
-    runs = records.read([record_file], {ACCURACY.key})
-    methods = {method["name"]: method for method in by_method(runs)}
-    for name, (label, color, style) in LINES.items():
-        rates = methods[name]["settings"]["lr"]
-        bands = [quartiles(seeds) for seeds in ACCURACY.scores(methods[name])]
+    """A line for each method: the medians of the seeds, and their range."""
+    found: dict[tuple[str, str], dict[float, list[float]]] = {key: {} for key in LINES}
+    for run in json.loads(record_file.read_text())["runs"]:
+        settings = run["settings"]
+        key = settings["norm"], settings["scale_control"]
+        if settings["optimizer"] == "sgd" and key in LINES:
+            # None where the loss was not finite.
+            accuracy = run["test_accuracy"] or 0.0
+            found[key].setdefault(settings["lr"], []).append(accuracy)
+    for key, (label, color, style) in LINES.items():
+        rates = sorted(found[key])
+        bands = [np.quantile(found[key][rate], [0, 0.5, 1]) for rate in rates]
         low, median, high = np.transpose(bands)
         ax.plot(rates, median, style, color=color, label=label, markersize=5)
         ax.fill_between(rates, low, high, color=color, alpha=0.15, linewidth=0)

@@ -4,12 +4,13 @@ python -m benchmarks.loss_terms --out FILE.json [--cases "Helmholtz 7 x 50" ...]
 
 Every method has the same networks, points, steps and rates. The weight is that of each
 condition's mean square beside the residual's, fixed over a run. Runs that FILE.json
-holds already are not made again; a figure of all of them is drawn beside it.
+holds already are not made again.
 """
 
 import dataclasses
 import itertools
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,6 @@ from rich.table import Table
 
 import stablegrad_optax as sg
 from benchmarks import common
-from benchmarks.loss_terms.figure import draw
 from benchmarks.loss_terms.methods import METHODS, RESIDUAL
 from examples.common import optimizers
 from examples.pinn.config import Config
@@ -76,25 +76,8 @@ class Options(common.Options):
     """Ours, fixed weights, and other methods."""
     weights: tuple[float, ...] = tuple(10.0**k for k in range(-2, 7))
     """For fixed weights."""
-    lr: tuple[float, ...] = ()
-    """Other learning rates than those of the case."""
     seeds: int = 5
     """Initial weights and sequences of points, the same for every method."""
-    steps: int | None = None
-    """Other than those of the case."""
-
-    def check(self) -> None:
-        super().check()
-        for option, known in (("cases", CASES), ("methods", METHODS)):
-            for name in getattr(self, option):
-                if name not in known:
-                    names = ", ".join(map(repr, known))
-                    raise ValueError(f"{option} must be of {names}, got {name!r}")
-
-    def runs(self) -> list[tuple[str, Base, str]]:
-        """Case, base optimizer and method of each run."""
-        runs = itertools.product(self.cases, self.bases, self.methods)
-        return [run for run in runs if run[2] != "MultiAdam" or run[1] == "adam"]
 
 
 def errors(
@@ -105,7 +88,7 @@ def errors(
     weights: Sequence[float],
     seeds: int,
 ) -> np.ndarray:
-    """Relative L2 errors at the end, of shape (rates, weights, seeds).
+    """Relative L2 errors at the end, of shape (rates times weights, seeds).
 
     All of them are trained side by side, in one program.
     """
@@ -144,62 +127,57 @@ def errors(
     columns = [jnp.asarray(x) for x in zip(*product, strict=True)]
     with jax.default_matmul_precision("highest"):
         found = np.asarray(jax.jit(jax.vmap(error))(*columns), float)
-    return found.reshape(len(rates), len(weights), seeds)
+    return found.reshape(-1, seeds)
 
 
 def main(options: Options) -> None:
-    found: list[dict[str, Any]] = []
+    for option, known in (("cases", CASES), ("methods", METHODS)):
+        for name in getattr(options, option):
+            if name not in known:
+                sys.exit(f"error: {option} must be of {', '.join(known)}, got {name}")
+    runs: list[dict[str, Any]] = []
     if options.out is not None and options.out.exists():
-        found = json.loads(options.out.read_text())["runs"]
-    for name, base, method in track(options.runs(), "training"):
-        case = CASES[name]
-        if options.steps is not None:
-            case = dataclasses.replace(case, steps=options.steps)
-        rates = options.lr or case.rates[base]
+        runs = json.loads(options.out.read_text())["runs"]
+    product = itertools.product(options.cases, options.bases, options.methods)
+    for name, base, method in track(list(product), "training"):
+        if method == "MultiAdam" and base != "adam":
+            continue
+        case, is_fixed = CASES[name], method == "weight"
+        rates, weights = case.rates[base], options.weights if is_fixed else (1.0,)
         key = {"case": name, "base": base, "method": method, "steps": case.steps}
-        is_fixed = method == "weight"
-        weights = options.weights if is_fixed else (1.0,)
-        columns = [
+        keys = [
             key | {"lr": lr} | ({"weight": weight} if is_fixed else {})
             for lr, weight in itertools.product(rates, weights)
         ]
-        if all(is_among(found, column, options.seeds) for column in columns):
+        others = [run for run in runs if key_of(run) not in keys]
+        made = [run for run in runs if len(run["errors"]) == options.seeds]
+        if all(key in map(key_of, made) for key in keys):
             continue
         start = time.perf_counter()
         reached = errors(case, base, method, rates, weights, options.seeds)
         seconds = time.perf_counter() - start
-        reached = reached.reshape(-1, options.seeds)
-        for column, numbers in zip(columns, reached, strict=True):
-            found = [run for run in found if not column.items() <= run.items()]
+        for key, numbers in zip(keys, reached, strict=True):
             # JSON has no NaN.
             shown = [float(x) if np.isfinite(x) else None for x in numbers]
-            found.append(column | {"errors": shown, "seconds": seconds})
-        common.save(options, {"runs": found})
-    rich.print(table(found))
-    if options.out is not None:
-        draw(found, options.out.with_suffix(".png"))
+            others.append(key | {"errors": shown, "seconds": seconds})
+        runs = others
+        common.save(options, {"runs": runs})
+    rich.print(table(runs))
 
 
-def is_among(runs: list[dict[str, Any]], column: dict[str, Any], seeds: int) -> bool:
-    """Whether it was run, with as many seeds."""
-    return any(
-        column.items() <= run.items() and len(run["errors"]) == seeds for run in runs
-    )
+def key_of(run: dict[str, Any]) -> dict[str, Any]:
+    """What tells runs apart."""
+    return {name: x for name, x in run.items() if name not in ("errors", "seconds")}
 
 
 def table(runs: list[dict[str, Any]]) -> Table:
     """Errors of the seeds in order, lowest first."""
-    shown = Table("case", "base", "method", "lr", "relative L2 errors")
+    shown = Table("case", "base", "method", "weight", "lr", "relative L2 errors")
     for run in runs:
-        weight = f" {run['weight']:g}" if "weight" in run else ""
         numbers = sorted(np.inf if x is None else x for x in run["errors"])
-        shown.add_row(
-            run["case"],
-            run["base"],
-            run["method"] + weight,
-            f"{run['lr']:g}",
-            " ".join(f"{x:.2g}" for x in numbers),
-        )
+        weight = f"{run['weight']:g}" if "weight" in run else ""
+        lr, reached = f"{run['lr']:g}", " ".join(f"{x:.2g}" for x in numbers)
+        shown.add_row(run["case"], run["base"], run["method"], weight, lr, reached)
     return shown
 
 

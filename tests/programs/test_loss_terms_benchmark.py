@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import stablegrad_optax as sg
-from benchmarks import term_steps
 from benchmarks.loss_terms import __main__ as benchmark
 from benchmarks.loss_terms import figure
 from benchmarks.loss_terms.methods import METHODS
@@ -18,7 +17,7 @@ TERMS = ("residual", "boundary", "initial")
 WEIGHT = 30.0
 
 
-def random_grads(step=0):
+def gradients(step=0):
     rng = np.random.default_rng(step)
 
     def draw(scale, *shape):
@@ -32,7 +31,7 @@ def random_grads(step=0):
 
 def rows(step=0):
     """A row for each term, in double precision."""
-    grads = random_grads(step)
+    grads = gradients(step)
     return np.stack([flat(grads[term]) for term in TERMS])
 
 
@@ -43,17 +42,21 @@ def flat(tree):
 def results(method, steps):
     """What a method makes of the gradients of some steps."""
     tx, found = METHODS[method](TERMS), []
-    state = tx.init(random_grads()["residual"])
+    state = tx.init(gradients()["residual"])
     update = jax.jit(tx.update)
     values = dict.fromkeys(TERMS, 1.0)
     for step in range(steps):
-        total, state = update(random_grads(step), state, values=values, weight=WEIGHT)
+        total, state = update(gradients(step), state, values=values, weight=WEIGHT)
         found.append(flat(total))
     return found
 
 
 def assert_weights(got, step, weights):
     np.testing.assert_allclose(got, weights @ rows(step), rtol=1e-3, atol=1e-5)
+
+
+def test_balanced_is_the_library():
+    assert METHODS["balanced"] is sg.balance_terms
 
 
 def test_fixed_weight():
@@ -97,15 +100,11 @@ def test_annealing():
 def test_config():
     """Of Liu et al. 2024, equation 2, by the pseudo-inverse of the unit gradients."""
     (total,) = results("ConFIG", 1)
-    grads = rows()
-    units = grads / np.linalg.norm(grads, axis=1, keepdims=True)
+    units = rows() / np.linalg.norm(rows(), axis=1, keepdims=True)
     direction = np.linalg.pinv(units) @ np.ones(3)
     direction /= np.linalg.norm(direction)
-    expected = (grads @ direction).sum() * direction
+    expected = (rows() @ direction).sum() * direction
     np.testing.assert_allclose(total, expected, rtol=1e-3, atol=1e-5)
-    cosines = units @ total / np.linalg.norm(total)
-    np.testing.assert_allclose(cosines, cosines[0], rtol=1e-4)
-    assert cosines[0] > 0
 
 
 def test_multi_adam():
@@ -119,72 +118,49 @@ def test_multi_adam():
         np.testing.assert_allclose(total, steps.mean(axis=0), rtol=1e-4, atol=1e-6)
 
 
-def test_balanced_is_the_library():
-    assert METHODS["balanced"] is sg.balance_terms
-
-
 def test_record_and_figure_and_nothing_is_run_twice(tmp_path, monkeypatch, capsys):
+    case = "Helmholtz 5 x 50"
+    short = dataclasses.replace(benchmark.CASES[case], depth=2, steps=20)
+    monkeypatch.setitem(benchmark.CASES, case, short)
     out = tmp_path / "terms.json"
     options = benchmark.Options(
         out=out,
-        cases=("Helmholtz 5 x 50",),
-        bases=("adam",),
-        methods=("balanced", "weight"),
+        cases=(case,),
+        bases=("muon",),
+        methods=("balanced", "weight", "MultiAdam"),
         weights=(1.0, 100.0),
         seeds=2,
-        steps=20,
     )
-    options.check()
     benchmark.main(options)
     runs = json.loads(out.read_text())["runs"]
     named = [(run["method"], run.get("weight")) for run in runs]
+    # MultiAdam is an optimizer itself, beside those of Adam.
     assert named == [("balanced", None), ("weight", 1.0), ("weight", 100.0)]
-    errors = [run["errors"] for run in runs]
-    assert np.shape(errors) == (3, 2)
-    assert len(set(np.ravel(errors))) == 6
-    assert "weight 100" in capsys.readouterr().out
-    figure.main((out,), tmp_path / "adam.png", base="adam")
-    assert (tmp_path / "adam.png").read_bytes() == out.with_suffix(".png").read_bytes()
+    assert len({error for run in runs for error in run["errors"]}) == 6
+    assert "100" in capsys.readouterr().out
+    figure.main((out,), tmp_path / "muon.png")
+    assert (tmp_path / "muon.png").stat().st_size > 5000
     trained = []
     monkeypatch.setattr(
-        benchmark, "errors", lambda *x: trained.append(x) or np.full((1, 1, 3), np.nan)
+        benchmark, "errors", lambda *x: trained.append(x) or [[np.nan] * 3]
     )
     benchmark.main(options)
     assert json.loads(out.read_text())["runs"] == runs
     assert trained == []
-    # Another number of seeds is another run, in the place of the first.
+    # Other seeds take the place of the first.
     benchmark.main(dataclasses.replace(options, methods=("balanced",), seeds=3))
     *others, renewed = json.loads(out.read_text())["runs"]
     assert others == runs[1:]
     assert renewed["errors"] == [None] * 3
 
 
-def test_what_a_step_costs_is_recorded_for_each_way(tmp_path, capsys):
-    out = tmp_path / "steps.json"
-    options = term_steps.Options(depth=2, width=4, points=8, rounds=2, out=out)
-    term_steps.main(options)
-    methods = json.loads(out.read_text())["methods"]
-    assert list(methods) == ["one loss", "balanced terms", "weighted sum of terms"]
-    for found in methods.values():
-        assert len(found["seconds"]) == 2
-        assert min(found["seconds"]) > 0
-    assert "balanced terms" in capsys.readouterr().out
-
-
-def test_multi_adam_is_an_adam():
-    bases = {
-        base for _, base, name in benchmark.Options().runs() if name[:5] == "Multi"
-    }
-    assert bases == {"adam"}
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cases": ("wave",)}, "cases must be of 'Helmholtz 7 x 50', .* got 'wave'"),
-        ({"methods": ("best",)}, "methods must be of 'balanced', .* got 'best'"),
+        ({"cases": ("wave",)}, "cases must be of Helmholtz 7 x 50, .* got wave"),
+        ({"methods": ("best",)}, "methods must be of balanced, .* got best"),
     ],
 )
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        benchmark.Options(**options).check()
+def test_bad_names_are_one_line(options, message):
+    with pytest.raises(SystemExit, match=message):
+        benchmark.main(benchmark.Options(**options))

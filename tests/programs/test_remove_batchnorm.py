@@ -10,7 +10,6 @@ from flax import nnx
 
 from benchmarks import remove_batchnorm as benchmark
 from examples.remove_batchnorm import after, before
-from stablegrad_optax import __version__
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,24 +34,6 @@ def test_all_branches_together_are_as_large_as_one_shortcut():
     ]
     total = sum(np.mean(branch**2) for branch in branches)
     assert float(total) == pytest.approx(float(np.mean(x**2)), rel=0.2)
-
-
-@pytest.mark.usefixtures("quick_compilation")
-def test_record_holds_every_run(tmp_path, monkeypatch, capsys):
-    one = {"new weights, StableGrad": benchmark.METHODS["new weights, StableGrad"]}
-    monkeypatch.setattr(benchmark, "METHODS", one)
-    out = tmp_path / "record.json"
-    options = benchmark.Options(
-        blocks=1, width=4, rates=(0.1, 0.3), seeds=2, epochs=1, out=out
-    )
-    benchmark.main(options)
-    record = json.loads(out.read_text())
-    assert record["stablegrad_optax"] == __version__
-    assert [run["rate"] for run in record["runs"]] == [0.1, 0.3]
-    for run in record["runs"]:
-        assert len(set(run["accuracies"])) == 2
-        assert all(0 <= accuracy <= 1 for accuracy in run["accuracies"])
-    assert "test accuracy by rate" in capsys.readouterr().out
 
 
 def test_the_default_weights_are_those_of_before():

@@ -1,0 +1,214 @@
+"""Benchmarks: what they time, compare and record."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from benchmarks import (
+    common,
+    image_steps,
+    overhead,
+    pinn_derivatives,
+    remove_batchnorm,
+    term_steps,
+    without_batchnorm,
+)
+from examples.image_classification.models import resnet
+from examples.pinn.config import Config
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+NETWORK = {"depth": 2, "width": 4}
+
+
+@pytest.fixture(autouse=True)
+def other_tests_keep_their_caches(monkeypatch):
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)
+
+
+# --- What they share ---
+
+
+def test_steps_are_timed_in_random_order_and_go_on_from_the_last_result(capsys):
+    seen = []
+
+    def step_of(name):
+        def step(i):
+            seen.append((name, i))
+            return i + 1
+
+        return lambda: ({"compile_seconds": 12.34}, common.repeated(step, 0))
+
+    def missing():
+        raise ImportError("no such package")
+
+    methods = {name: step_of(name) for name in "abc"} | {"d": missing}
+    found = common.compare(methods, 20)
+    rounds = [seen[i : i + 3] for i in range(0, len(seen), 3)]
+    assert all(sorted(x) == [(name, i) for name in "abc"] for i, x in enumerate(rounds))
+    assert len({tuple(name for name, _ in x) for x in rounds[1:]}) > 1
+    assert [len(x["seconds"]) for x in found.values()] == [20] * 3
+    found = {"a": found["a"] | {"seconds": [2, 4, 30]}}
+    found["b"] = found["a"] | {"seconds": [1, 2, 3]}
+    common.show("times", found, compile_seconds=".1f")
+    printed = capsys.readouterr().out
+    for text in ("d is left out", "over a", "12.3", "2000.0", "0.50 (0.38-0.62)"):
+        assert text in printed
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(common.Options):
+    rounds: int = 1
+    depths: tuple[int, ...] = (1, 2)
+    data_dir: Path | None = None
+
+
+def test_record_keeps_five_digits_and_no_paths(tmp_path):
+    out = tmp_path / "record.json"
+    options = Options(out=out, data_dir=tmp_path)
+    common.save(options, {"numbers": [123456.789, 1.23456789e-6]})
+    written = json.loads(out.read_text())
+    assert written["numbers"] == [123460.0, 1.2346e-06]
+    assert written["settings"] == {"rounds": 1, "depths": [1, 2]}
+    assert str(tmp_path) not in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounds": 0}, "error: rounds must be positive, got 0"),
+        ({"depths": (4, -1)}, "error: depths must be positive, got -1"),
+        ({"out": Path("missing/x.json")}, "error: out must be in an existing folder"),
+    ],
+)
+def test_mistakes_are_one_line(options, message, monkeypatch):
+    monkeypatch.setattr(common.tyro, "cli", lambda kind: kind(**options))
+    with pytest.raises(SystemExit, match=message):
+        common.run(Options, lambda options: pytest.fail("main must not run"))
+
+
+# --- Times of steps ---
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "options", "methods"),
+    [
+        (term_steps, {**NETWORK, "points": 8}, ["one loss", "balanced terms"]),
+        (image_steps, {"model": "resnet18", "width_multiplier": 0.125}, ["BatchNorm"]),
+        (pinn_derivatives, {**NETWORK, "points": 5}, ["ours", "nested jvp, scanned"]),
+        (
+            pinn_derivatives,
+            {**NETWORK, "points": 5, "problem": "kovasznay"},
+            ["ours", "nested jvp, scanned", "nested jvp"],
+        ),
+    ],
+)
+def test_every_method_is_recorded(benchmark, options, methods, tmp_path, monkeypatch):
+    """Derivatives by any method are those of double precision, else main returns 1."""
+    # One small network, since compiling it is what takes the time.
+    first = dict(list(image_steps.CONTROLS.items())[:1])
+    monkeypatch.setattr(image_steps, "CONTROLS", first)
+    monkeypatch.setitem(resnet.MODELS, "resnet18", (1, 1))
+    out = tmp_path / "steps.json"
+    assert not benchmark.main(benchmark.Options(**options, rounds=2, out=out))
+    found = json.loads(out.read_text())["methods"]
+    assert list(found)[: len(methods)] == methods
+    for numbers in found.values():
+        assert len(numbers["seconds"]) == 2
+        assert min(numbers["seconds"]) > 0 < numbers["compile_seconds"]
+
+
+def test_exact_residual_is_that_of_differences():
+    """In double precision, so the reference does not rest on JAX's derivatives."""
+    config = Config(Path(), problem="poisson", **NETWORK)
+    params, points = pinn_derivatives.inputs(config, 10)
+    # Biases start at zero, which would hide a method that ignores them.
+    params = jax.tree.map(lambda x: np.float64(x) + 0.1, params)
+    nested = pinn_derivatives.residuals_of(config)["nested jvp"]
+    exact = pinn_derivatives.in_double_precision(nested, params, points)
+    points = np.asarray(points, np.float64)
+
+    def u(x):
+        (kernel, bias), *rest = pinn_derivatives.layers(params)
+        x = (np.sqrt(3) * x) @ kernel + bias
+        for kernel, bias in rest:
+            x = np.tanh(x) @ kernel + bias
+        return x[:, 0]
+
+    h = 1e-3
+    laplacian = sum(
+        (u(points + h * e) - 2 * u(points) + u(points - h * e)) / h**2
+        for e in np.eye(2)
+    )
+    source = -2 * np.pi**2 * np.prod(np.sin(np.pi * points), axis=1)
+    np.testing.assert_allclose(exact, laplacian - source, atol=1e-4)
+
+
+def test_wrong_derivatives_end_with_exit_code_1(monkeypatch, capsys):
+    def right(params, points):
+        return params["params"]["first"]["kernel"][0, 0] * points[:, 0]
+
+    found = {
+        "nested jvp": right,
+        "inexact": lambda *inputs: 1.001 * right(*inputs),
+        "gradient": lambda *inputs: jax.lax.stop_gradient(right(*inputs)),
+        "nan": lambda *inputs: jnp.nan * right(*inputs),
+    }
+    monkeypatch.setattr(pinn_derivatives, "residuals_of", lambda config: found)
+    options = pinn_derivatives.Options(**NETWORK, points=5, rounds=1)
+    assert pinn_derivatives.main(options) == 1
+    message = "error: wrong derivatives: inexact, gradient, nan\n"
+    assert capsys.readouterr().err == message
+
+
+def test_overhead_is_of_a_resnet50(tmp_path, monkeypatch):
+    shapes = jax.tree.leaves(
+        overhead.resnet50_shapes(), is_leaf=lambda x: isinstance(x, tuple)
+    )
+    assert len(shapes) == 161
+    assert sum(int(np.prod(shape)) for shape in shapes) == 25_557_032
+    monkeypatch.setattr(overhead, "resnet50_shapes", lambda: overhead.dense_shapes(4))
+    out = tmp_path / "overhead.json"
+    overhead.main(overhead.Options(rounds=2, leaves=4, updates=2, out=out))
+    record = json.loads(out.read_text())
+    for numbers in (record["update_seconds"], record["trace_and_compile_seconds"]):
+        assert list(numbers) == list(overhead.METHODS)
+        assert np.shape(list(numbers.values())) == (len(numbers), 2)
+
+
+# --- Networks without BatchNorm ---
+
+
+def test_accuracies_are_recorded_by_rate_and_seed(tmp_path, monkeypatch, capsys):
+    name = "new weights, StableGrad"
+    one = {name: remove_batchnorm.METHODS[name]}
+    monkeypatch.setattr(remove_batchnorm, "METHODS", one)
+    out = tmp_path / "record.json"
+    options = remove_batchnorm.Options(
+        blocks=1, width=4, rates=(0.1, 0.3), seeds=2, epochs=1, out=out
+    )
+    remove_batchnorm.main(options)
+    runs = json.loads(out.read_text())["runs"]
+    assert [(run["method"], run["rate"]) for run in runs] == [(name, 0.1), (name, 0.3)]
+    for run in runs:
+        assert len(set(run["accuracies"])) == 2
+        assert all(0 <= accuracy <= 1 for accuracy in run["accuracies"])
+    assert "test accuracy by rate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("network", without_batchnorm.NETWORKS)
+def test_every_method_is_drawn_over_all_its_rates(network):
+    figure, ax = plt.subplots()
+    without_batchnorm.panel(ax, without_batchnorm.NETWORKS[network])
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    assert list(lines) == [label for label, *_ in without_batchnorm.LINES.values()]
+    for line in lines.values():
+        assert list(line.get_xdata()) == [0.01, 0.03, 0.1, 0.3, 1.0]
+        assert all(0 <= accuracy <= 1 for accuracy in line.get_ydata())
+    plt.close(figure)
