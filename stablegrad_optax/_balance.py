@@ -151,17 +151,16 @@ def balance_terms(
             return jnp.stack([jnp.asarray(of_terms[n]).astype(dtype) for n in names])
 
         def scalars(vector):
-            return {name: vector[k] for k, name in enumerate(names)}
+            return dict(zip(names, vector, strict=True))
 
         scales = vector(_terms.term_scales(dict(grads), axis_name=axis_name))
         counts = jnp.stack([state.counts[name] for name in names])
         step = jnp.max(counts)
         importance = {n: w(step) if callable(w) else w for n, w in weights.items()}
         counts, mean_squares, averages = _remember(
-            scales, counts, vector(state.mean_squares), _as(dtype, decay)
+            scales, counts, vector(state.mean_squares), _scale.real(decay, dtype)
         )
-        divisors = jnp.maximum(averages, scales / _LARGEST_PULL)
-        factors = jnp.maximum(vector(importance), 0) * _inverse(divisors)
+        importance = vector(importance)
         if needs_values:
             if values is None:
                 raise ValueError(
@@ -169,9 +168,9 @@ def balance_terms(
                     "update(..., values=values), or choose power=0."
                 )
             _check_names("values", values, names)
-            factors *= _pull(vector(values), scales, _as(dtype, power))
-        # Finite, so that a gradient of zero stays zero.
-        factors = jnp.minimum(factors, jnp.finfo(dtype).max)
+            importance *= _pull(vector(values), scales, _scale.real(power, dtype))
+        divisors = jnp.maximum(averages, scales / _LARGEST_PULL)
+        factors = list(_scale.gain(divisors, importance, of_zero=0.0))
         in_order = [grads[name] for name in names]
         total = jax.tree.map(lambda *leaves: _weighted_sum(leaves, factors), *in_order)
         new_state = scalars(counts), scalars(mean_squares), scalars(factors)
@@ -186,7 +185,7 @@ def _remember(
     """t, m and ŝ, each a vector over the terms, after this step."""
 
     def averages():
-        corrections = jnp.where(counts == 0, 1, 1 - decay**counts)
+        corrections = jnp.where(counts == 0, 1, 1 - decay ** counts.astype(decay.dtype))
         return _root(mean_squares / corrections)
 
     clipped = jnp.minimum(scales, _LARGEST_GROWTH * averages())
@@ -220,24 +219,21 @@ def _root(x: jax.Array) -> jax.Array:
     return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 
 
-def _weighted_sum(leaves: Sequence[Any], factors: jax.Array) -> Any:
+def _weighted_sum(leaves: Sequence[Any], factors: Sequence[jax.Array]) -> Any:
     """Σ a_k g_k in the dtype of the leaves; a finite sum stays finite."""
     if not _layers.is_inexact(leaves[0]):
         return leaves[0]
-    leaves = list(map(jnp.asarray, leaves))
 
     def weighted_sum(*parts):
         terms = _scale.in_accumulation_dtype(parts)
-        factor = factors.astype(terms[0].dtype)
-        total = functools.reduce(lax.add, [factor[k] * x for k, x in enumerate(terms)])
-        clipped = _scale.clip_to(parts[0].dtype, total)
-        return jnp.where(jnp.isfinite(total), clipped, total).astype(parts[0].dtype)
+        dtype, wide = parts[0].dtype, terms[0].dtype
+        products = [a.astype(wide) * x for a, x in zip(factors, terms, strict=True)]
+        total = functools.reduce(lax.add, products)
+        if _scale.is_narrow(dtype, wide):
+            total = _scale.clip_to(dtype, total)
+        return total.astype(dtype)
 
-    return _scale.on_real_parts(weighted_sum, *leaves)
-
-
-def _as(dtype: Any, scalar: ArrayLike) -> jax.Array:
-    return jnp.real(scalar).astype(dtype)
+    return _scale.on_real_parts(weighted_sum, *map(jnp.asarray, leaves))
 
 
 # --- Checks ---

@@ -5,12 +5,13 @@ leaves; the gain is applied to all its *members*, biases included. A layer whose
 are stacked (`nn.scan`, `nnx.vmap`, ensembles) holds `length` layers side by side, with
 one scale and one gain for each slice along the stack axis.
 
-Everything here happens while tracing and looks at key paths, shapes and dtypes only.
+All but `Layer.scale` happens while tracing, from key paths, shapes and dtypes.
 """
 
 import collections
 import dataclasses
 import itertools
+import operator
 import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, cast
@@ -75,13 +76,10 @@ class Layer:
         return self.members[0].length
 
     def scale(self, statistic: str, axis_name: _scale.AxisName | None) -> jax.Array:
-        """σ over its weight leaves, of which there must be one."""
-        return _scale.scale(
-            [jnp.asarray(leaf.value) for leaf in self.weights],
-            statistic,
-            axis_name,
-            [leaf.stack_axis for leaf in self.weights],
-        )
+        """σ of its weights, of which there must be one."""
+        values = [jnp.asarray(leaf.value) for leaf in self.weights]
+        axes = [leaf.stack_axis for leaf in self.weights]
+        return _scale.scale(values, statistic, axis_name, axes)
 
 
 def check_grouping(group_by: GroupBy) -> None:
@@ -130,13 +128,11 @@ def _group(leaf: Leaf, module: KeyPath, group_by: GroupBy) -> Hashable:
     if not callable(group_by):
         return {"layer": module, "leaf": leaf.path, "tree": ()}[group_by]
     key = group_by(leaf.key_path, leaf.value)
-    try:
-        hash(key)
-    except TypeError:
+    if not isinstance(key, Hashable):
         raise ValueError(
             f"group_by must return something hashable, got {key!r} for leaf "
             f"{path_name(leaf.path)!r}."
-        ) from None
+        )
     return key
 
 
@@ -159,28 +155,6 @@ def path_name(path: KeyPath) -> str:
 # --- Leaves ---
 
 
-def _describe_leaves(
-    tree: Any, is_weight: IsWeight | None, stack_axis: StackAxis | None
-) -> list[Leaf]:
-    """The floating-point leaves; by default a weight has two axes or more."""
-    leaves = []
-    for index, (key_path, path, value) in enumerate(_leaves_with_paths(tree)):
-        if not is_inexact(value):
-            continue
-        shape = tuple(np.shape(value))
-        axis = stack_axis(key_path, value) if callable(stack_axis) else stack_axis
-        if axis is not None:
-            axis = _positive_axis(path, shape, axis)
-        if is_weight is None:
-            weight = len(shape) - (axis is not None) >= 2
-        else:
-            weight = bool(is_weight(key_path, value))
-        # A slice without elements has no scale.
-        weight = weight and 0 not in shape
-        leaves.append(Leaf(index, key_path, path, value, axis, weight))
-    return leaves
-
-
 def dtype_of(leaf: Any) -> Any:
     """The dtype of an array, a PRNG key, a shape or a Python number; else None."""
     if isinstance(leaf, bool | int | float | complex):
@@ -192,6 +166,28 @@ def is_inexact(leaf: Any) -> bool:
     """Whether it is an array of floating-point or complex numbers, or its shape."""
     dtype = dtype_of(leaf)
     return dtype is not None and jnp.issubdtype(dtype, np.inexact)
+
+
+def _describe_leaves(
+    tree: Any, is_weight: IsWeight | None, stack_axis: StackAxis | None
+) -> list[Leaf]:
+    """The floating-point leaves; by default a weight has two axes or more."""
+    leaves = []
+    for index, (key_path, path, value) in enumerate(_leaves_with_paths(tree)):
+        if not is_inexact(value):
+            continue
+        axis = stack_axis(key_path, value) if callable(stack_axis) else stack_axis
+        if axis is not None:
+            axis = _positive_axis(path, np.shape(value), axis)
+        leaf = Leaf(index, key_path, path, value, axis, is_weight=False)
+        if is_weight is None:
+            weight = len(leaf.slice_shape) >= 2
+        else:
+            weight = bool(is_weight(key_path, value))
+        # A slice without elements has no scale.
+        weight = weight and 0 not in leaf.shape
+        leaves.append(dataclasses.replace(leaf, is_weight=weight))
+    return leaves
 
 
 def _leaves_with_paths(tree: Any) -> Iterator[tuple[KeyPath, KeyPath, Any]]:
@@ -229,11 +225,13 @@ def _is_variable(node: Any) -> bool:
 
 
 def _positive_axis(path: KeyPath, shape: tuple[int, ...], axis: int) -> int:
-    if isinstance(axis, jax.core.Tracer):
+    try:
+        axis = operator.index(axis)
+    except TypeError:
         raise ValueError(
-            "stack_axis must be known at the first trace; under "
+            f"stack_axis must be an int that is known while tracing, got {axis}; under "
             "optax.inject_hyperparams, name it in static_args."
-        )
+        ) from None
     if not -len(shape) <= axis < len(shape):
         raise ValueError(
             f"stack_axis {axis} is out of range for leaf {path_name(path)!r} of shape "
@@ -250,19 +248,16 @@ def _keep_highest_rank(
     Such as those of Equinox's convolutions, (C, 1, 1), and Flax's attention, (h, d).
     """
     keys = [
-        (module, leaf.stack_axis is not None)
+        (module, leaf.length is None)
         for leaf, module in zip(leaves, modules, strict=True)
     ]
+    ranks = [len(leaf.slice_shape) if leaf.is_weight else 0 for leaf in leaves]
     highest: dict[tuple[KeyPath, bool], int] = collections.defaultdict(int)
-    for leaf, key in zip(leaves, keys, strict=True):
-        if leaf.is_weight:
-            highest[key] = max(highest[key], len(leaf.slice_shape))
+    for key, rank in zip(keys, ranks, strict=True):
+        highest[key] = max(highest[key], rank)
     return [
-        dataclasses.replace(
-            leaf,
-            is_weight=leaf.is_weight and len(leaf.slice_shape) == highest[key],
-        )
-        for leaf, key in zip(leaves, keys, strict=True)
+        dataclasses.replace(leaf, is_weight=leaf.is_weight and rank == highest[key])
+        for leaf, key, rank in zip(leaves, keys, ranks, strict=True)
     ]
 
 
@@ -328,7 +323,7 @@ def _owners(items: dict[int, Leaf], must_be_clear: bool) -> dict[int, Leaf]:
         raise ValueError(
             "a flat sequence with several weights beside other leaves must alternate, "
             f"as in [W1, b1, W2, b2]; got {', '.join(names)}. Say by group_by which of "
-            'them form a layer: a callable of the key path, or "leaf".'
+            'them form a layer: a callable (key_path, leaf) -> group, or "leaf".'
         )
     return owners
 

@@ -2,16 +2,16 @@ r"""The scale σ of a set of gradient leaves, and the gain γ = ρ / σ.
 
 With N elements x, pooled over the leaves, two sums in one pass over them give
 
-    m = Σ x / N        rms² = Σ |x|² / N        σ² = max(rms² - |m|², rms² / 256)
+    q = Σ |x|²        c = |Σ x|² / (N q)        σ² = q / N · max(1 - c, 1/256)
 
-Where the elements are nearly equal, the variance rms² - |m|² is rounding error: the
-floor keeps the gain continuous and bounded there.
+q / N is the mean square, and c, from 0 to 1, the share that the mean has in it. Where
+the elements are nearly equal, 1 - c is rounding error: the floor keeps the gain
+continuous and bounded there.
 
-Elements are squared as they are, so σ is right where rms is between 1e-18 and 1e+15 (in
-float32). Smaller squares may underflow to zero: σ is 0, and the gain 1. Larger ones
-overflow: σ is infinite, and the gain 0. XLA may know the elements while it compiles and
-move a constant factor out of a sum, so no sum has a factor inside it on which the range
-depends.
+Elements are squared as they are, so in float32 σ is right where their rms is between
+1e-18 and 1e+15. Smaller squares may underflow to zero: σ is 0, and the gain 1. Larger
+ones overflow: σ is infinite, and the gain 0. There is no factor to keep them in range,
+since XLA moves constant factors out of sums and squares.
 """
 
 import functools
@@ -26,10 +26,6 @@ from jax.typing import ArrayLike
 AxisName = str | Sequence[str]
 
 STATISTICS = ("std", "rms")
-
-# The sums are brought to this unit before they are multiplied with each other, so that
-# |m|² and the floor do not underflow where rms² does not.
-_UNIT = 2.0**-10
 
 
 def check_statistic(statistic: str) -> None:
@@ -68,37 +64,40 @@ def scale(
     if axis_name is not None:
         count *= lax.psum(1, axis_name)
     leaves = in_accumulation_dtype(leaves)
-    mean_square = total([_abs_square(x) for x in leaves]) * (1 / count / _UNIT**2)
-    is_zero = mean_square == 0
-    square = mean_square
+    squares = [functools.reduce(lax.add, map(lax.square, parts(x))) for x in leaves]
+    q = total(squares)
+    is_zero = q == 0
+    # The derivative of the root is not finite at zero.
+    root = jnp.sqrt(jnp.where(is_zero, 1, q))
+    sigma = jnp.where(is_zero, 0, root * count**-0.5)
     # The scale of a single element is its magnitude.
     if statistic == "std" and count > 1:
-        mean = [
-            total(part) * (1 / count / _UNIT)
-            for part in zip(*map(parts, leaves), strict=True)
-        ]
-        # Else XLA squares the factors by themselves, and the sums overflow.
-        mean = lax.optimization_barrier(mean)
-        variance = mean_square - sum(map(lax.square, mean))
-        square = jnp.maximum(variance, mean_square / 256)
-        # Else the difference of two infinite numbers.
-        square = jnp.where(jnp.isinf(mean_square), mean_square, square)
-    # The derivative of the root is not finite at zero.
-    root = jnp.sqrt(jnp.where(is_zero, 1, square)) * _UNIT
-    return jnp.where(is_zero, 0, root)
+        # Of the real part, and of the imaginary one.
+        sums = map(total, zip(*map(parts, leaves), strict=True))
+        share = sum(lax.square(x / root) for x in sums) * (1 / count)
+        spread = jnp.maximum(1 - share, 1 / 256)
+        # Infinite where the sums are, whatever their ratio.
+        sigma *= jnp.sqrt(jnp.where(jnp.isinf(q), 1, spread))
+    return sigma
 
 
 def gain(
-    sigma: jax.Array, reference: ArrayLike, max_gain: ArrayLike | None = None
+    sigma: jax.Array,
+    reference: ArrayLike,
+    max_gain: ArrayLike | None = None,
+    of_zero: float = 1.0,
 ) -> jax.Array:
-    """min(ρ / σ, max_gain) in the dtype and shape of σ, finite; 1 where σ is 0."""
+    """min(ρ / σ, max_gain) in the dtype of σ, always finite; `of_zero` where σ is 0."""
     is_zero = sigma == 0
     largest = float(jnp.finfo(sigma.dtype).max)
     # Elements are at most 16 √N σ, and so in range times any gain.
-    rho = jnp.clip(_real(reference, sigma.dtype), 0, largest / 2**32)
-    bound = largest if max_gain is None else _real(max_gain, sigma.dtype)
-    ratio = jnp.minimum(rho / jnp.where(is_zero, 1, sigma), bound)
-    return jnp.where(is_zero, 1, jnp.maximum(ratio, 0))
+    rho = jnp.clip(real(reference, sigma.dtype), 0, largest / 2**32)
+    bound = largest
+    if max_gain is not None:
+        bound = jnp.maximum(real(max_gain, sigma.dtype), 0)
+    divisor = jnp.where(is_zero, 1, jnp.maximum(sigma, rho / bound))
+    # The division comes last: XLA does not repeat it in every leaf that takes the gain.
+    return jnp.where(is_zero, of_zero, rho) / divisor
 
 
 def rescale(
@@ -111,15 +110,19 @@ def rescale(
     """
     axes = () if stack_axis is None else (stack_axis,)
     factor = lax.broadcast_in_dim(gain, leaf.shape, axes)
-    is_narrow = jnp.finfo(leaf.dtype).maxexp < jnp.finfo(gain.dtype).maxexp
 
     def rescaled(x):
         product = x.astype(factor.dtype) * factor
-        if is_narrow or not is_weight:
-            product = jnp.where(jnp.isfinite(x), clip_to(leaf.dtype, product), product)
+        if not is_weight or is_narrow(x.dtype, factor.dtype):
+            product = jnp.where(jnp.isfinite(x), clip_to(x.dtype, product), product)
         return product.astype(x.dtype)
 
     return on_real_parts(rescaled, leaf)
+
+
+def is_narrow(dtype: jnp.dtype, than: jnp.dtype) -> bool:
+    """Whether the range of a dtype is smaller than that of another, as float16's is."""
+    return jnp.finfo(dtype).maxexp < jnp.finfo(than).maxexp
 
 
 def clip_to(dtype: jnp.dtype, x: jax.Array) -> jax.Array:
@@ -134,6 +137,11 @@ def on_real_parts(f: Callable[..., jax.Array], *leaves: jax.Array) -> jax.Array:
     return results[0] if len(results) == 1 else lax.complex(*results)
 
 
+def parts(x: jax.Array) -> list[jax.Array]:
+    """The real and imaginary parts: XLA's complex sums are slow on a CPU."""
+    return [lax.real(x), lax.imag(x)] if jnp.iscomplexobj(x) else [x]
+
+
 def in_accumulation_dtype(leaves: Sequence[jax.Array]) -> list[jax.Array]:
     """The leaves in float32 or complex64, or in double precision if one of them is."""
     is_wide = any(jnp.finfo(x.dtype).bits == 64 for x in leaves)
@@ -145,18 +153,10 @@ def in_accumulation_dtype(leaves: Sequence[jax.Array]) -> list[jax.Array]:
     return [x.astype(dtype) for x in leaves]
 
 
-def _real(scalar: ArrayLike, dtype: jnp.dtype) -> jax.Array:
+def real(scalar: ArrayLike, dtype: jnp.dtype) -> jax.Array:
+    """The scalar in a real dtype."""
     # Complex from optax.inject_hyperparams on a complex tree.
     return jnp.real(scalar).astype(dtype)
-
-
-def parts(x: jax.Array) -> list[jax.Array]:
-    """The real and imaginary parts: XLA's complex sums are slow on a CPU."""
-    return [lax.real(x), lax.imag(x)] if jnp.iscomplexobj(x) else [x]
-
-
-def _abs_square(x: jax.Array) -> jax.Array:
-    return functools.reduce(lax.add, map(lax.square, parts(x)))
 
 
 def _total(

@@ -1,18 +1,14 @@
 r"""Activation-aware initialisers, so that the forward pass starts well scaled.
 
-Both choose the variance of the weights, :math:`\sigma_w^2 / \text{fan-in}`, from the
-activation :math:`\varphi` and work like those of ``jax.nn.initializers``: they return a
-function ``(key, shape, dtype) -> array`` that serves dense layers and convolutions.
-Expectations over :math:`z \sim N(0, 1)` are Gauss-Hermite sums, so any activation will
-do.
-
-- :func:`variance_preserving` keeps the size of activations with depth.
-- :func:`critical` keeps the size of derivatives with depth: the one for PINNs, whose
-  loss holds derivatives of the network with respect to its inputs.
+They choose the variance of the weights, :math:`\sigma_w^2 / \text{fan-in}`, from the
+activation :math:`\varphi`. Expectations over :math:`z \sim N(0, 1)` are Gauss-Hermite
+sums, so any activation will do. :func:`variance_preserving` keeps the size of
+activations with depth; :func:`critical` keeps that of derivatives, and is the one for
+PINNs, whose loss holds derivatives of the network with respect to its inputs.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,26 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 
 Activation = Callable[[jax.Array], jax.Array]
-Axes = int | Sequence[int]
-
-_NODES = 256
 
 # Where a fixed point is looked for: variances of pre-activations.
 _VARIANCES = np.logspace(-4, 4, 161)
 
-# A variance that stands for the limit q -> 0: derivatives at zero itself would be wrong
-# for activations with a kink there.
+# Stands for the limit q -> 0: activations with a kink have no derivative at zero.
 _SMALL_VARIANCE = 1e-8
 
 
 def variance_preserving(
     activation: Activation,
-    *,
-    in_axis: Axes = -2,
-    out_axis: Axes = -1,
-    batch_axis: Axes = (),
-    distribution: str = "truncated_normal",
-    dtype: Any = None,
+    **options: Any,
 ) -> jax.nn.initializers.Initializer:
     r"""Keeps the second moment of activations at one through a layer.
 
@@ -53,10 +40,9 @@ def variance_preserving(
 
     Args:
       activation: an elementwise JAX function.
-      in_axis, out_axis, batch_axis: axes of the weights, as in
+      **options: ``distribution`` (default ``"truncated_normal"``), ``in_axis``,
+        ``out_axis``, ``batch_axis`` and ``dtype`` as for
         ``jax.nn.initializers.variance_scaling``.
-      distribution: ``"truncated_normal"``, ``"normal"`` or ``"uniform"``.
-      dtype: default dtype of the weights; None for JAX's default.
 
     Returns:
       An initialiser ``(key, shape, dtype=dtype) -> array``.
@@ -77,18 +63,13 @@ def variance_preserving(
       <https://arxiv.org/abs/1502.01852>`_, 2015
     """
     scale = 1 / _positive(_mean_square(activation, 1.0), "activation")
-    return _fan_in(scale, in_axis, out_axis, batch_axis, distribution, dtype)
+    return _fan_in(scale, options)
 
 
 def critical(
     activation: Activation,
     bias_variance: float = 0.0,
-    *,
-    in_axis: Axes = -2,
-    out_axis: Axes = -1,
-    batch_axis: Axes = (),
-    distribution: str = "truncated_normal",
-    dtype: Any = None,
+    **options: Any,
 ) -> jax.nn.initializers.Initializer:
     r"""Keeps the size of derivatives through a layer, at the edge of chaos.
 
@@ -109,10 +90,9 @@ def critical(
       activation: an elementwise, differentiable JAX function.
       bias_variance: :math:`\sigma_b^2`; initialise the biases with
         ``jax.nn.initializers.normal(bias_variance ** 0.5)`` to match.
-      in_axis, out_axis, batch_axis: axes of the weights, as in
+      **options: ``distribution`` (default ``"truncated_normal"``), ``in_axis``,
+        ``out_axis``, ``batch_axis`` and ``dtype`` as for
         ``jax.nn.initializers.variance_scaling``.
-      distribution: ``"truncated_normal"``, ``"normal"`` or ``"uniform"``.
-      dtype: default dtype of the weights; None for JAX's default.
 
     Returns:
       An initialiser ``(key, shape, dtype=dtype) -> array``.
@@ -135,37 +115,28 @@ def critical(
     if bias_variance < 0:
         raise ValueError(f"bias_variance must not be negative, got {bias_variance}.")
     variance = _fixed_point(activation, float(bias_variance))
-    scale = 1 / _positive(_mean_square_slope(activation, variance), "slope")
-    return _fan_in(scale, in_axis, out_axis, batch_axis, distribution, dtype)
+    scale = 1 / _positive(_mean_square(_slope(activation), variance), "slope")
+    return _fan_in(scale, options)
 
 
-def _fan_in(scale, in_axis, out_axis, batch_axis, distribution, dtype):
-    return jax.nn.initializers.variance_scaling(
-        scale,
-        "fan_in",
-        distribution,
-        in_axis=in_axis,
-        out_axis=out_axis,
-        batch_axis=batch_axis,
-        **({} if dtype is None else {"dtype": dtype}),
-    )
+def _fan_in(scale: float, options: dict[str, Any]) -> jax.nn.initializers.Initializer:
+    options = {"distribution": "truncated_normal"} | options
+    return jax.nn.initializers.variance_scaling(scale, "fan_in", **options)
 
 
 def _fixed_point(activation: Activation, bias_variance: float) -> float:
     """The smallest q with q = E[φ(√q z)²] / E[φ'(√q z)²] + bias_variance."""
 
     def excess(variance: float | np.ndarray) -> np.ndarray:
-        slope = _mean_square_slope(activation, variance)
-        square = _mean_square(activation, variance)
+        slope = _mean_square(_slope(activation), variance)
         with np.errstate(all="ignore"):
-            q = square / slope
+            q = _mean_square(activation, variance) / slope
         # Infinite where the activation saturates or overflows: no weights would do.
-        return np.where(
-            (slope > 0) & np.isfinite(q), q + bias_variance - variance, np.inf
-        )
+        is_possible = (slope > 0) & np.isfinite(q)
+        return np.where(is_possible, q + bias_variance - variance, np.inf)
 
     at_zero = _mean_square(activation, 0.0)
-    _positive(_mean_square_slope(activation, 1.0), "slope")
+    _positive(_mean_square(_slope(activation), 1.0), "slope")
     if bias_variance == 0 and at_zero == 0:
         return _SMALL_VARIANCE
     values = excess(_VARIANCES)
@@ -179,8 +150,12 @@ def _fixed_point(activation: Activation, bias_variance: float) -> float:
     # Imported here: it takes longer than the rest of the library.
     from scipy import optimize
 
-    low, high = _VARIANCES[crossings[0]], _VARIANCES[crossings[0] + 1]
+    low, high = _VARIANCES[crossings[0] :][:2]
     return float(optimize.brentq(excess, low, high, xtol=1e-6))
+
+
+def _slope(activation: Activation) -> Activation:
+    return jax.vmap(jax.grad(activation))
 
 
 def _positive(moment: np.ndarray, what: str) -> float:
@@ -191,25 +166,16 @@ def _positive(moment: np.ndarray, what: str) -> float:
     return float(moment)
 
 
-def _mean_square(activation: Activation, variance: float | np.ndarray) -> np.ndarray:
-    """E[φ(√variance z)²], for each variance."""
-    return _gaussian_mean_square(activation, variance)
-
-
-def _mean_square_slope(
-    activation: Activation, variance: float | np.ndarray
-) -> np.ndarray:
-    """E[φ'(√variance z)²], for each variance."""
-    return _gaussian_mean_square(jax.vmap(jax.grad(activation)), variance)
-
-
-def _gaussian_mean_square(
-    function: Activation, variance: float | np.ndarray
-) -> np.ndarray:
+def _mean_square(function: Activation, variance: float | np.ndarray) -> np.ndarray:
+    """E[function(√variance z)²], for each variance."""
     nodes, weights = _quadrature()
     points = np.sqrt(variance)[..., None] * nodes
-    # One axis, as jax.vmap(jax.grad(...)) takes it.
-    values = _concrete(lambda: function(jnp.asarray(points.ravel())))
+    # Tracing is local to a thread, so another one computes numbers also where a module
+    # builds its initialiser under vmap; jax.ensure_compile_time_eval does not.
+    with ThreadPoolExecutor(1) as thread:
+        values = thread.submit(
+            lambda: np.asarray(function(jnp.asarray(points.ravel())))
+        ).result()
     if values.shape != (points.size,):
         raise ValueError(
             f"the activation must be elementwise; it maps shape {(points.size,)} to "
@@ -219,18 +185,9 @@ def _gaussian_mean_square(
         return values.reshape(points.shape).astype(np.float64) ** 2 @ weights
 
 
-def _concrete(compute: Callable[[], jax.Array]) -> np.ndarray:
-    """The numbers, also where a module builds its initialiser while being traced.
-
-    Tracing is local to a thread. jax.ensure_compile_time_eval is not enough under vmap.
-    """
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(lambda: np.asarray(compute())).result()
-
-
 @functools.cache
 def _quadrature() -> tuple[np.ndarray, np.ndarray]:
     from scipy import special
 
-    nodes, weights = special.roots_hermitenorm(_NODES)
+    nodes, weights = special.roots_hermitenorm(256)
     return nodes, weights / weights.sum()

@@ -1,12 +1,10 @@
 """Figures of scales. Needs matplotlib: `pip install stablegrad-optax[plot]`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jax.typing import ArrayLike
-
-from stablegrad_optax import _diagnostics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,30 +63,28 @@ def plot_layer_scales(
     columns = _checked_steps(steps, rows.shape[1])
     ax = matplotlib.pyplot.gca() if ax is None else ax
     shown = np.ma.masked_where(~np.isfinite(rows) | (rows <= 0), rows)
-    low, high = limits or _limits(shown)
     mesh = ax.pcolormesh(
         _edges(columns),
         _edges(np.arange(len(labels))),
         shown,
-        norm=matplotlib.colors.LogNorm(low, high),
+        norm=matplotlib.colors.LogNorm(*(limits or _limits(shown))),
         cmap="viridis",
         rasterized=True,
     )
     ax.set_facecolor("lightgrey")
     ax.set_xlabel("step")
-    _label_layers(ax, labels)
+    every = -(-len(labels) // 20)  # more labels would overlap
+    ax.set_yticks(range(0, len(labels), every), labels[::every])
     if colorbar:
-        figure = ax.get_figure()
-        assert figure is not None
-        figure.colorbar(mesh, ax=ax, label="gradient scale of the layer")
+        ax.get_figure().colorbar(mesh, ax=ax, label="gradient scale of the layer")
     return ax
 
 
 def plot_term_scales(
-    history: ArrayLike | Sequence[Sequence[float] | ArrayLike],
+    history: History,
     *,
-    terms: Sequence[str] | None = None,
     steps: Sequence[float] | None = None,
+    terms: Sequence[str] | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
     r"""Draws the scales of all terms of a loss over the steps of training.
@@ -98,11 +94,11 @@ def plot_term_scales(
     not finite leave a gap.
 
     Args:
-      history: what :func:`~stablegrad_optax.term_scales` returned at each step, a
-        sequence of vectors or an array of shape (steps, K).
-      terms: the K names of the terms, in the order of ``jax.tree.leaves``: of a dict,
-        sorted. Default: their numbers.
-      steps: the step of each vector; default 0, 1, 2, ...
+      history: what :func:`~stablegrad_optax.term_scales` returned at each step for a
+        dict of terms: a sequence of dicts, or one dict of arrays with a leading axis of
+        steps. The weights of :class:`~stablegrad_optax.BalanceTermsState` will do, too.
+      steps: the step of each value; default 0, 1, 2, ...
+      terms: names of the terms to draw; default all of them.
       ax: the matplotlib Axes to draw into; default the current one.
 
     Returns:
@@ -110,34 +106,23 @@ def plot_term_scales(
 
     Raises:
       ImportError: if matplotlib is not installed.
-      ValueError: if the history is not of shape (steps, K), is empty, or does not have
-        as many terms as there are names, or as many steps as are given.
+      ValueError: if the history is empty, terms are not in it, or the number of steps
+        is not that of the history.
 
     Example:
       >>> import matplotlib
       >>> matplotlib.use("agg")
-      >>> history = [[1e-3, 20.0], [1e-4, 3.0]]
-      >>> ax = plot_term_scales(history, terms=["boundary", "residual"])
+      >>> history = {"boundary": [1e-3, 1e-4], "residual": [20.0, 3.0]}
+      >>> ax = plot_term_scales(history)
       >>> print([line.get_label() for line in ax.get_lines()])
       ['boundary', 'residual']
     """
     matplotlib = _matplotlib("plot_term_scales")
-    scales = np.asarray(history, dtype=np.float64)
-    if scales.ndim != 2 or not scales.size:
-        raise ValueError(
-            f"history must have shape (steps, terms) and not be empty, got shape "
-            f"{scales.shape}."
-        )
-    number = scales.shape[1]
-    names = list(map(str, range(number))) if terms is None else list(terms)
-    if len(names) != number:
-        raise ValueError(
-            f"terms must be {number} names, one for each term, got {len(names)}."
-        )
-    columns = _checked_steps(steps, len(scales))
+    labels, rows = _rows(history, terms)
+    columns = _checked_steps(steps, rows.shape[1])
     ax = matplotlib.pyplot.gca() if ax is None else ax
-    shown = np.where(np.isfinite(scales) & (scales > 0), scales, np.nan)
-    for name, line in zip(names, shown.T, strict=True):
+    shown = np.where(np.isfinite(rows) & (rows > 0), rows, np.nan)
+    for name, line in zip(labels, shown, strict=True):
         ax.plot(columns, line, label=name)
     ax.set(yscale="log", xlabel="step", ylabel="gradient scale of the term")
     ax.legend()
@@ -155,6 +140,50 @@ def _matplotlib(function: str) -> Any:
     return matplotlib
 
 
+def _rows(
+    history: History, names: Sequence[str] | None
+) -> tuple[list[str], np.ndarray]:
+    """A label for each row, and the rows of scales, one column for each step."""
+    if not isinstance(history, Mapping):
+        history = _stack(history)
+    names = sorted(history, key=_natural_order) if names is None else names
+    if not names or not history:
+        raise ValueError("history is empty, or there is nothing to draw.")
+    missing = [name for name in names if name not in history]
+    if missing:
+        raise ValueError(f"not in the history: {', '.join(missing)}.")
+    labels: list[str] = []
+    rows: list[np.ndarray] = []
+    for name in names:
+        scales = np.asarray(history[name], dtype=np.float64)
+        if scales.ndim not in (1, 2) or not scales.size:
+            raise ValueError(
+                f"the history of {name!r} must have shape (steps,) or (steps, slices) "
+                f"and not be empty, got shape {scales.shape}."
+            )
+        slices = (
+            [""] if scales.ndim == 1 else [f"[{i}]" for i in range(scales.shape[1])]
+        )
+        labels.extend(name + index for index in slices)
+        rows.extend(scales.reshape(len(scales), -1).T)
+    return labels, np.stack(rows)
+
+
+def _stack(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    for number, step in enumerate(history):
+        if step.keys() != history[0].keys():
+            raise ValueError(f"step {number} of the history has other names than 0.")
+    names = history[0] if history else ()
+    return {name: np.stack([step[name] for step in history]) for name in names}
+
+
+def _natural_order(name: str) -> list[tuple[str, int]]:
+    """A sort key that puts Dense_2 before Dense_10."""
+    return [
+        (text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)
+    ]
+
+
 def _checked_steps(steps: Sequence[float] | None, number: int) -> np.ndarray:
     columns = np.arange(number) if steps is None else np.asarray(steps)
     if columns.shape != (number,):
@@ -163,46 +192,6 @@ def _checked_steps(steps: Sequence[float] | None, number: int) -> np.ndarray:
             f"history, got shape {columns.shape}."
         )
     return columns
-
-
-def _rows(
-    history: History, layers: Sequence[str] | None
-) -> tuple[list[str], np.ndarray]:
-    """A label for each row, and the rows of scales: (layers and slices, steps)."""
-    if not isinstance(history, Mapping):
-        history = _stack(history)
-    if layers is None:
-        layers = sorted(history, key=_diagnostics.natural_order)
-    if not layers or not history:
-        raise ValueError("history is empty, or there are no layers to draw.")
-    missing = [name for name in layers if name not in history]
-    if missing:
-        raise ValueError(f"layers not in the history: {', '.join(missing)}.")
-    labels: list[str] = []
-    rows: list[np.ndarray] = []
-    for name in layers:
-        scales = np.asarray(history[name], dtype=np.float64)
-        if scales.ndim not in (1, 2) or not scales.size:
-            raise ValueError(
-                f"the history of layer {name!r} must have shape (steps,) or (steps, "
-                f"slices) and not be empty, got shape {scales.shape}."
-            )
-        if scales.ndim == 1:
-            labels.append(name)
-            rows.append(scales)
-        else:
-            labels.extend(f"{name}[{i}]" for i in range(scales.shape[1]))
-            rows.extend(scales.T)
-    return labels, np.stack(rows)
-
-
-def _stack(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    if not history:
-        return {}
-    for number, step in enumerate(history):
-        if step.keys() != history[0].keys():
-            raise ValueError(f"step {number} of the history has other layers than 0.")
-    return {name: np.stack([step[name] for step in history]) for name in history[0]}
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:
@@ -219,10 +208,3 @@ def _limits(shown: np.ma.MaskedArray) -> tuple[float, float]:
         return 0.1, 1.0
     low, high = float(shown.min()), float(shown.max())
     return (low, high) if low < high else (low / 2, high * 2)
-
-
-def _label_layers(ax: "Axes", labels: Sequence[str]) -> None:
-    """A label for each layer, or, where they would overlap, for some of them."""
-    every = -(-len(labels) // 20)
-    chosen = list(range(0, len(labels), every))
-    ax.set_yticks(chosen, [labels[i] for i in chosen])
