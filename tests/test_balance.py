@@ -1,0 +1,441 @@
+"""Balanced terms: the rule against a plain loop in float64, and what it promises."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from definitions import assert_close, elements, random_layer, scale, wide
+from hypothesis import given
+from hypothesis import strategies as st
+
+import stablegrad_optax as sg
+
+NAMES = "a", "b", "c"
+
+
+def by_definition(grads, values, importance, decay, power):
+    """Of each step the sum and the weights, and the memory after it."""
+    m, t = dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, 0)
+    for g, value in zip(grads, values, strict=True):
+        divisors, distances = {}, {}
+        for k in NAMES:
+            s = scale(g[k], "rms")
+            if s > 0 and np.isfinite(s):
+                limit = 1.2 * np.sqrt(m[k] / (1 - decay ** t[k])) if t[k] else np.inf
+                m[k] = decay * m[k] + (1 - decay) * min(s, limit) ** 2
+                t[k] += 1
+            running = np.sqrt(m[k] / (1 - decay ** t[k])) if t[k] else 0
+            divisors[k] = max(running, s / 3)
+            distances[k] = value[k] / s if s else 0
+        farthest = max(distances.values())
+        weights = {
+            k: importance[k] * (distances[k] / farthest) ** power / divisors[k]
+            if divisors[k]
+            else 0.0
+            for k in NAMES
+        }
+        total = jax.tree.map(
+            lambda *x, w=weights: sum(
+                w[k] * wide(y) for k, y in zip(NAMES, x, strict=True)
+            ),
+            *(g[k] for k in NAMES),
+        )
+        yield total, weights, dict(m), dict(t)
+
+
+def random_grads(scales=(1.0, 1e-3, 1e4), dtype="float32", seed=0):
+    return {
+        name: [random_layer(3, 4, s, dtype, seed + i)]
+        for i, (name, s) in enumerate(zip(NAMES, scales, strict=True))
+    }
+
+
+VALUES = {"a": 2.0, "b": 1e-5, "c": 3e3}
+
+
+def first_update(grads, values=VALUES, **options):
+    """Jitted, under strict promotion of dtypes."""
+    tx = sg.balance_terms(tuple(grads), **options)
+
+    @jax.jit
+    def update(grads, values):
+        return tx.update(grads, tx.init(None), values=values)
+
+    with jax.numpy_dtype_promotion("strict"):
+        return update(grads, values)
+
+
+# --- The rule ---
+
+STEPS, NAN_AT = 40, 25
+
+
+def recorded_steps():
+    """Scales that fall, jump and vanish; a gradient that is NaN in one step."""
+    rng = np.random.default_rng(0)
+    grads, values = [], []
+    for step in range(STEPS):
+        scales = np.exp(rng.normal(0, 0.5, 3)) * [1.0, 1e-3 * 0.7**step, 1e4]
+        scales[0] *= 1e3 if step in (7, 19) else 1
+        scales[1] *= step not in (0, 1, 11)
+        scales[2] *= step != 30
+        g = random_grads(scales, seed=3 * step)
+        if step == NAN_AT:
+            g["b"][0]["bias"] = g["b"][0]["bias"].at[0].set(np.nan)
+        grads.append(g)
+        values.append(dict(zip(NAMES, np.exp(rng.normal(0, 2, 3)), strict=True)))
+    return grads, values
+
+
+@pytest.mark.parametrize(
+    ("decay", "power"), [(0.99, 0.5), (0.9, 0.0), (0.0, 1.0), (0.5, 2.0)]
+)
+def test_forty_steps_are_those_of_a_plain_loop(decay, power):
+    grads, values = recorded_steps()
+    importance = {"a": 1.0, "b": 0.5, "c": 2.0}
+    tx = sg.balance_terms(NAMES, {"b": 0.5, "c": 2.0}, decay=decay, power=power)
+
+    @jax.jit
+    def run(steps):
+        def step(state, step):
+            total, state = tx.update(step[0], state, values=step[1])
+            return state, (total, state)
+
+        return jax.lax.scan(step, tx.init(None), steps)[1]
+
+    stacked = jax.tree.map(
+        lambda *x: jnp.stack([*map(jnp.float32, x)]), *zip(grads, values, strict=True)
+    )
+    totals, states = run(stacked)
+    loop = by_definition(grads, values, importance, decay, power)
+    for step, (total, weights, mean_squares, counts) in enumerate(loop):
+        got, state = jax.tree.map(lambda x, i=step: x[i], (totals, states))
+        chex.assert_trees_all_equal(state.counts, counts)
+        chex.assert_trees_all_close(state.mean_squares, mean_squares, rtol=1e-3)
+        if step == NAN_AT:
+            assert not np.isfinite(elements(got)).any()
+            continue
+        chex.assert_trees_all_close(state.weights, weights, rtol=1e-3)
+        assert_close(got, total, 1e-3)
+
+
+@given(st.floats(1e-6, 1e6), st.sampled_from(NAMES))
+def test_a_factor_in_front_of_a_term_changes_nothing(factor, name):
+    factors = dict.fromkeys(NAMES, 1.0) | {name: factor}
+    expected, got = two_steps(dict.fromkeys(NAMES, 1.0)), two_steps(factors)
+    assert_close(got, expected, 1e-4)
+
+
+@jax.jit
+def two_steps(factors):
+    tx = sg.balance_terms(NAMES)
+    state = tx.init(None)
+    for seed in range(2):
+        grads = random_grads(seed=seed)
+        grads = {
+            k: jax.tree.map(lambda g, k=k: factors[k] * g, grads[k]) for k in NAMES
+        }
+        values = {k: factors[k] * VALUES[k] for k in NAMES}
+        total, state = tx.update(grads, state, values=values)
+    return total
+
+
+def test_one_term_is_its_gradient_over_its_scale():
+    grads = {"a": random_grads()["a"]}
+    total, _ = first_update(grads, {"a": 7.0})
+    assert_close(
+        total, jax.tree.map(lambda g: wide(g) / scale(grads, "rms"), grads["a"])
+    )
+
+
+@pytest.mark.parametrize("power", [0.25, 0.5, 1.0])
+def test_opposite_gradients_rest_only_where_terms_are_equally_far(power):
+    """L = (x - a)² c: L / s is |x - a| / 2 whatever c, so they rest in the middle."""
+
+    def losses(x):
+        return {"left": 1e4 * jnp.sum(x**2), "right": 1e-4 * jnp.sum((x - 1) ** 2)}
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def direction(x, power):
+        values, grads = sg.value_and_grad_of_terms(losses)(x)
+        return first_update(grads, values, power=power)[0]
+
+    assert direction(jnp.float32(0.1), power) < -0.2
+    assert direction(jnp.float32(0.9), power) > 0.2
+    assert abs(direction(jnp.float32(0.5), power)) < 1e-5
+    # Unit vectors cancel wherever they are opposite.
+    assert abs(direction(jnp.float32(0.1), 0.0)) < 1e-5
+
+
+def test_terms_of_zeros_add_nothing_known_while_compiling_or_not():
+    grads = random_grads()
+    two = {k: grads[k] for k in "ab"}
+    for power in (0.0, 0.5):
+        expected, _ = first_update(two, {k: VALUES[k] for k in "ab"}, power=power)
+        tx = sg.balance_terms(NAMES, power=power)
+
+        @jax.jit
+        def update(two, zeros=None, tx=tx):
+            zeros = jax.tree.map(jnp.zeros_like, two["a"]) if zeros is None else zeros
+            return tx.update(two | {"c": zeros}, tx.init(None), values=VALUES)
+
+        for state_of in (
+            update(two),
+            update(two, jax.tree.map(lambda x: 0 * x, two["a"])),
+        ):
+            total, state = state_of
+            assert_close(total, expected)
+            assert state.weights["c"] == state.counts["c"] == 0
+    nothing = jax.tree.map(jnp.zeros_like, grads)
+    total, state = first_update(nothing)
+    chex.assert_trees_all_equal(total, nothing["a"])
+    chex.assert_tree_all_finite(state)
+
+
+def test_values_that_are_all_zero_are_equally_far():
+    grads = random_grads()
+    got = first_update(grads, dict.fromkeys(NAMES, 0.0))[0]
+    assert_close(got, first_update(grads, power=0.0)[0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_visible_and_not_remembered(bad):
+    grads = random_grads()
+    _, expected = first_update(grads)
+    grads["b"][0]["kernel"] = grads["b"][0]["kernel"].at[1, 2].set(bad)
+    total, state = first_update(grads)
+    assert not np.isfinite(elements(total)).all()
+    assert state.counts == {"a": 1, "b": 0, "c": 1}
+    assert state.mean_squares["b"] == 0
+    for name in "ac":
+        assert state.mean_squares[name] == expected.mean_squares[name]
+
+
+def test_a_negative_value_is_visible():
+    total, _ = first_update(random_grads(), VALUES | {"b": -1.0})
+    assert not np.isfinite(elements(total)).any()
+    chex.assert_tree_all_finite(
+        first_update(random_grads(), VALUES | {"b": -1.0}, power=0.0)[0]
+    )
+
+
+# --- Dtypes and kinds of leaves ---
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scales", "rtol"),
+    [
+        ("float32", (1e-17, 1.0, 1e15), 1e-3),
+        ("complex64", (1e-17, 1.0, 1e15), 1e-3),
+        ("bfloat16", (1e-17, 1.0, 1e15), 1e-2),
+        ("float16", (1e-4, 1.0, 1e3), 2e-3),
+    ],
+)
+def test_dtypes_and_range(dtype, scales, rtol):
+    grads = random_grads(scales, dtype)
+    total, state = first_update(grads, power=0.0)
+    chex.assert_trees_all_equal_dtypes(total, grads["a"])
+    loop = by_definition([grads], [VALUES], dict.fromkeys(NAMES, 1.0), 0.99, 0.0)
+    ((expected, weights, *_),) = loop
+    assert_close(total, expected, rtol)
+    chex.assert_trees_all_close(state.weights, weights, rtol=1e-3)
+
+
+def test_what_is_beyond_the_dtype_saturates():
+    grads = {"a": jnp.array([1.0, -1.0], jnp.float16), "b": jnp.ones(2, jnp.float16)}
+    total, _ = first_update(grads, weights={"a": 1e30, "b": 1e30}, power=0.0)
+    np.testing.assert_array_equal(total, jnp.array([65504.0, 0.0], jnp.float16))
+
+
+def test_leaves_without_a_gradient_are_those_of_the_first_term():
+    def term(number):
+        return {
+            "w": jnp.full(1, float(number)),
+            "none": None,
+            "masked": optax.MaskedNode(),
+            "empty": jnp.zeros((0, 3)),
+            "counts": np.array([number, 2], int),
+            "float0": np.zeros(3, jax.dtypes.float0),
+        }
+
+    tx = sg.balance_terms(("b", "a"), power=0.0)  # b is first
+    total, _ = tx.update({"a": term(3), "b": term(4)}, tx.init(None))
+    np.testing.assert_allclose(total.pop("w"), [2.0], rtol=1e-6)
+    chex.assert_trees_all_equal_structs(
+        total, {k: v for k, v in term(4).items() if k != "w"}
+    )
+    np.testing.assert_array_equal(total["counts"], [4, 2])
+    assert total["float0"].dtype == jax.dtypes.float0
+
+
+def test_derivatives_are_finite_with_zeros_too():
+    grads = random_grads()
+    grads["c"] = jax.tree.map(jnp.zeros_like, grads["c"])
+
+    @jax.jit
+    @jax.grad
+    def derivative(grads):
+        tx = sg.balance_terms(NAMES)
+        total, _ = tx.update(grads, tx.init(None), values=VALUES)
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(total))
+
+    chex.assert_tree_all_finite(derivative(grads))
+
+
+# --- Importances and options ---
+
+
+def test_weights_come_after_balancing():
+    grads = random_grads()
+    _, plain = first_update(grads, power=0.0)
+    weights = {"c": jnp.float32(0.0), "a": np.array(2.0)}
+    _, state = first_update(grads, weights=weights, power=0.0)
+    expected = {
+        k: w * plain.weights[k] for k, w in {"a": 2.0, "b": 1.0, "c": 0.0}.items()
+    }
+    chex.assert_trees_all_close(state.weights, expected, rtol=1e-6)
+
+
+def test_a_weight_may_be_a_schedule():
+    schedule = optax.linear_schedule(0.0, 3.0, 3)
+    tx = sg.balance_terms(NAMES, {"b": schedule}, power=0.0)
+    state, update = tx.init(None), jax.jit(tx.update)
+    for step in range(3):
+        _, state = update(random_grads(), state)
+        # The gradients, and so their scales, are the same in every step.
+        got = state.weights["b"] * scale(random_grads()["b"], "rms")
+        np.testing.assert_allclose(got, step, rtol=1e-4)
+
+
+def test_injected_options():
+    def balanced(importance, decay, power):
+        return sg.balance_terms(NAMES, {"a": importance}, decay=decay, power=power)
+
+    tx = optax.inject_hyperparams(balanced)(
+        importance=optax.linear_schedule(1.0, 0.0, 1), decay=0.5, power=1.0
+    )
+    grads, values = [random_grads(seed=i) for i in range(2)], [VALUES] * 2
+    state, update = tx.init(random_grads()["a"]), jax.jit(tx.update)
+    loop = by_definition(grads, values, dict.fromkeys(NAMES, 1.0), 0.5, 1.0)
+    for step, (_, weights, *_) in enumerate(loop):
+        _, state = update(grads[step], state, values=VALUES)
+        chex.assert_trees_all_close(
+            state.inner_state.weights, weights | ({"a": 0.0} if step else {}), rtol=1e-4
+        )
+
+
+# --- The state ---
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_state_never_changes_its_type(dtype):
+    tx = sg.balance_terms(NAMES)
+    traces = []
+
+    @jax.jit
+    def update(grads, state):
+        traces.append(state)
+        return tx.update(grads, state, None, values=VALUES, unknown=1.0)[1]
+
+    state = tx.init(None)
+    assert isinstance(state, sg.BalanceTermsState)
+    new_state = update(random_grads(dtype=dtype), state)
+    assert jax.tree.map(jax.typeof, new_state) == jax.tree.map(jax.typeof, state)
+    assert update(random_grads(dtype=dtype), new_state).counts["a"] == 2
+    assert len(traces) == 1
+
+
+def test_vmap_over_seeds_is_each_by_itself():
+    members = [random_grads(seed=i) for i in range(2)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *members)
+    tx = sg.balance_terms(NAMES)
+
+    def two_steps(grads):
+        _, state = tx.update(grads, tx.init(None), values=VALUES)
+        return tx.update(grads, state, values=VALUES)
+
+    got = jax.jit(jax.vmap(two_steps))(stacked)
+    each = [jax.jit(two_steps)(member) for member in members]
+    assert_close(got, jax.tree.map(lambda *x: jnp.stack(x), *each))
+
+
+def test_training_lowers_every_term_whatever_their_weights():
+    def losses(params, factor):
+        w = params["w"]
+        return {"fit": factor * jnp.sum((w - 1) ** 2), "sum": (jnp.sum(w) - 4) ** 2}
+
+    schedule = optax.cosine_decay_schedule(0.1, 100)
+    tx = optax.chain(sg.balance_terms(("fit", "sum")), optax.adam(schedule))
+
+    @jax.jit
+    def train(factor):
+        def step(carry, _):
+            params, state = carry
+            values, grads = sg.value_and_grad_of_terms(losses)(params, factor)
+            updates, state = tx.update(grads, state, params, values=values)
+            return (optax.apply_updates(params, updates), state), values
+
+        params = {"w": jnp.zeros(4)}
+        return jax.lax.scan(step, (params, tx.init(params)), length=100)
+
+    expected, values = train(1.0)
+    assert values["fit"][-1] < 1e-3 * values["fit"][0]
+    assert values["sum"][-1] < 1e-3 * values["sum"][0]
+    assert_close(train(1e6)[0][0], expected[0], 1e-3)
+
+
+# --- Errors ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (["ab"], {}, "terms must be names of terms, got 'ab'"),
+        ([("a", 1)], {}, "terms must be names of terms"),
+        ([()], {}, "one or more different names"),
+        ([("a", "a")], {}, "one or more different names"),
+        (
+            [NAMES, {"x": 1.0}],
+            {},
+            r"'x', which is not one of the terms \('a', 'b', 'c'",
+        ),
+        ([NAMES, {"b": -2.0}], {}, "weight of 'b' must not be negative, got -2.0"),
+        ([NAMES, {"b": jnp.ones(2)}], {}, "weight of 'b' must be a scalar"),
+        ([NAMES], {"decay": 1.0}, "decay must be from 0 to less than 1, got 1.0"),
+        ([NAMES], {"decay": -0.1}, "decay must be from 0 to less than 1"),
+        ([NAMES], {"power": -1.0}, "power must not be negative, got -1.0"),
+        ([NAMES], {"power": jnp.ones(2)}, "power must be a scalar"),
+    ],
+)
+def test_bad_options_at_construction(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        sg.balance_terms(*arguments, **options)
+
+
+TERM = {"w": jnp.ones(2)}
+TERMS = dict.fromkeys(NAMES, TERM)
+FP8 = {"params": TERM, "_overwrite_with_gradient": {"scale": jnp.ones(1)}}
+
+
+@pytest.mark.parametrize(
+    ("grads", "values", "message"),
+    [
+        (TERMS, None, r"update\(..., values=values\), or choose power=0"),
+        (TERMS | {"x": TERM}, VALUES, r"grads must be of the terms \('a', 'b', 'c'\)"),
+        ({"a": TERM, "b": TERM}, VALUES, r"got \('a', 'b'\)"),
+        (TERM, VALUES, r"grads must be of the terms .* got \('w',\)"),
+        ([TERM] * 3, VALUES, "grads must be a dict with the terms .* got list"),
+        (TERMS, {"a": 1.0}, r"values must be of the terms .* got \('a',\)"),
+        (TERMS, 1.0, "values must be a dict with the terms .* got float"),
+        (TERMS | {"b": {}}, VALUES, "no floating-point elements"),
+        (dict.fromkeys(NAMES, FP8), VALUES, "_overwrite_with_gradient.*is no gradient"),
+    ],
+)
+def test_bad_arguments_at_update(grads, values, message):
+    tx = sg.balance_terms(NAMES)
+    with pytest.raises(ValueError, match=message):
+        tx.update(grads, tx.init(None), values=values)
