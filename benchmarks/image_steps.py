@@ -13,22 +13,22 @@ import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from benchmarks import common
 from examples.common.runs import RunError
-from examples.image_classification.config import Config, DataName, ModelName, Optimizer
+from examples.image_classification.config import Config, DataName, ModelName
 from examples.image_classification.train import Program
 
-CONTROLS: dict[str, dict[str, Any]] = {
+CONTROLS = {
     "BatchNorm": {"norm": "batch", "scale_control": "none"},
     "nothing": {"norm": "none", "scale_control": "none"},
-    "clip": {"norm": "none", "scale_control": "clip"},
-    "agc": {"norm": "none", "scale_control": "agc"},
-    "stablegrad": {"norm": "none", "scale_control": "stablegrad"},
-    "stablegrad-prediction": {"norm": "none", "scale_control": "stablegrad-prediction"},
+    **{
+        name: {"norm": "none", "scale_control": name}
+        for name in ("clip", "agc", "stablegrad", "stablegrad-prediction")
+    },
 }
 
 
@@ -40,7 +40,6 @@ class Options(common.Options):
     width_multiplier: float = 0.25
     data: DataName = "digits"
     data_dir: Path | None = None
-    optimizer: Optimizer = "sgd"
     batch_size: int = 128
     dtype: Literal["float32", "bfloat16"] = "float32"
     rounds: int = 20
@@ -52,7 +51,7 @@ def main(options: Options) -> None:
     del settings["rounds"], settings["out"]
 
     def step_of(control):
-        program = Program(Config(out=Path(), **settings, **control))
+        program = Program(Config(out=Path(), optimizer="sgd", **settings, **control))
         program.start()
         functions = program.functions
         batch = program.layout.put(next(program.batches()))

@@ -310,16 +310,15 @@ def main(options: Options) -> int:
     # Accelerators default to less, which spoils second derivatives.
     with jax.default_matmul_precision("highest"):
         found = measure(residuals_of(config), params, points, options.rounds)
-    equation = config.find_problem().equation
     title = (
-        f"{equation} and its gradient: {options.depth} tanh layers of "
-        f"{options.width}, {options.points:,} points, float32"
+        f"{config.find_problem().equation}, and its gradient\n{options.depth} tanh "
+        f"layers of {options.width}, {options.points:,} points, float32"
     )
     common.show(title, found, compile_seconds=".1f", error=".1e")
     common.save(options, {"methods": found})
     if options.out is not None:
         machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
-        draw(found, f"{title}\n{machine}", options.out.with_suffix(".png"))
+        draw(found, f"{title}, {machine}", options.out.with_suffix(".png"))
     # A NaN is wrong, too.
     failed = [x for x, y in found.items() if not y["error"] <= TOLERANCE]
     if failed:

@@ -16,8 +16,9 @@ import optax
 
 import stablegrad_optax as sg
 from benchmarks import common
+from benchmarks.loss_terms.methods import METHODS
 from examples.pinn.config import Config
-from examples.pinn.objective import Objective
+from examples.pinn.objective import Objective, initial_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Options(common.Options):
 
 
 STEPS = 10
+TERMS = ("residual", "boundary")
+WEIGHT = 100.0
+"""Of the boundary, for weighted terms."""
 
 
 def main(options: Options) -> None:
@@ -43,29 +47,20 @@ def main(options: Options) -> None:
         interior_points=options.points, condition_points=options.points // 4,
     )  # fmt: skip
     objective = Objective(config)
-    points = objective.sample(jax.random.key(0), options.points)
-    params = objective.network.init(jax.random.key(1), points["residual"])
+    params = initial_params(config, jax.random.key(1))
 
     def losses(params, points):
         return objective.terms(params, points)[0]
 
-    def weighted(losses):
-        return losses["residual"] + 100.0 * losses["boundary"]
-
-    def one_loss(params, points):
-        return {}, jax.grad(lambda p: weighted(losses(p, points)))(params)
+    def loss(params, points):
+        values = losses(params, points)
+        return values["residual"] + WEIGHT * values["boundary"]
 
     terms = sg.value_and_grad_of_terms(losses)
-    summed = optax.stateless(
-        lambda grads, _: jax.tree.map(
-            lambda *leaves: weighted(dict(zip(grads, leaves, strict=True))),
-            *grads.values(),
-        )
-    )
     methods = {
-        "one loss": (one_loss, optax.identity()),
-        "balanced terms": (terms, sg.balance_terms(("residual", "boundary"))),
-        "weighted sum of terms": (terms, summed),
+        "one loss": (jax.value_and_grad(loss), optax.identity()),
+        "balanced terms": (terms, METHODS["balanced"](TERMS)),
+        "weighted sum of terms": (terms, METHODS["weight"](TERMS)),
     }
 
     def several_steps(gradients, front):
@@ -75,7 +70,9 @@ def main(options: Options) -> None:
             params, state = carry
             points = objective.sample(jax.random.key(i), options.points)
             values, grads = gradients(params, points)
-            updates, state = tx.update(grads, state, params, values=values)
+            updates, state = tx.update(
+                grads, state, params, values=values, weight=WEIGHT
+            )
             return optax.apply_updates(params, updates), state
 
         @jax.jit

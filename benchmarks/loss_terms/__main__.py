@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -153,21 +152,20 @@ def main(options: Options) -> None:
         made = [run for run in runs if len(run["errors"]) == options.seeds]
         if all(key in map(key_of, made) for key in keys):
             continue
-        start = time.perf_counter()
         reached = errors(case, base, method, rates, weights, options.seeds)
-        seconds = time.perf_counter() - start
         for key, numbers in zip(keys, reached, strict=True):
             # JSON has no NaN.
             shown = [float(x) if np.isfinite(x) else None for x in numbers]
-            others.append(key | {"errors": shown, "seconds": seconds})
+            others.append(key | {"errors": shown})
         runs = others
-        common.save(options, {"runs": runs})
+        # The file may hold runs of other options: each has its own settings.
+        common.save(options, {"settings": {}, "runs": runs})
     rich.print(table(runs))
 
 
 def key_of(run: dict[str, Any]) -> dict[str, Any]:
     """What tells runs apart."""
-    return {name: x for name, x in run.items() if name not in ("errors", "seconds")}
+    return {name: x for name, x in run.items() if name != "errors"}
 
 
 def table(runs: list[dict[str, Any]]) -> Table:
