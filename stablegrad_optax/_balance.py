@@ -1,4 +1,4 @@
-r"""The gradients of the terms of a loss, summed on one scale.
+"""The gradients of the terms of a loss, summed on one scale.
 
 The rule remembers one number for each term, the running mean square of its scale. It is
 arithmetic on vectors over the K terms: only the scales and the sum look at gradients.
@@ -62,26 +62,25 @@ def balance_terms(
         \hat g &= \sum_k a_k g_k
         \end{aligned}
 
-    A term is divided by a running mean of its scale. It is clipped, so that rare large
-    values do not rule it, and slow, so that a term that is satisfied pulls less and
-    less. :math:`D_k`, the length of a Polyak step, says how far a term is from being
-    satisfied; the farther, the harder it pulls. Without that, every point where two
-    terms pull in opposite directions would be stationary.
+    A gradient is divided by a running mean :math:`\hat s_k` of its scale, in which
+    :math:`t_k` steps count. It is slow, so that a term that is satisfied pulls less and
+    less, and clipped, so that rare large values do not rule it. :math:`D_k`, the length
+    of a Polyak step, says how far a term is from being satisfied; the farther, the
+    harder it pulls. Otherwise every point at which two terms pull in opposite
+    directions would be stationary.
 
     A factor in front of a term of the loss changes nothing, so there are no loss
     weights to tune. The result does not become small when the terms do: let the
-    learning rate decay.
-
-    It goes first in a chain, in front of any optimizer. Wrappers that keep a gradient
-    between steps, such as ``optax.MultiSteps`` and ``optax.apply_if_finite``, go inside
-    the chain, behind it.
+    learning rate decay. It goes first in a chain. Wrappers that keep a gradient between
+    steps, such as ``optax.MultiSteps`` and ``optax.apply_if_finite``, go inside the
+    chain, behind it.
 
     Args:
       terms: the K names of the terms.
       weights: :math:`w_k`, ``{name: importance}``, relative to the other terms once
-        they are balanced. Not negative; 1 for names that are missing. A schedule, such
-        as optax's, is called with the number of steps so far.
-      decay: :math:`\beta`, of the running mean; from 0 to less than 1.
+        they are balanced. Not negative; 1 for names that are missing. A schedule is
+        called with the number of steps that have counted so far, and clipped at zero.
+      decay: :math:`\beta`, from 0 to less than 1.
       power: :math:`p`, not negative. More than 0 needs losses that are not negative and
         whose best value is zero, such as mean squares; else take 0.
       axis_name: as for :func:`term_scales`.
@@ -89,9 +88,9 @@ def balance_terms(
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its ``update(grads, state,
       params=None, *, values=None, **extra_args)`` takes ``{name: gradient}`` and
-      ``{name: loss}`` as :func:`value_and_grad_of_terms` returns them, and returns one
-      gradient in the dtypes of the parameters, and a :class:`BalanceTermsState`. Leaves
-      that are not floating-point numbers are those of the first term.
+      ``{name: loss}`` from :func:`value_and_grad_of_terms`, and returns one gradient in
+      the dtypes of the parameters, and a :class:`BalanceTermsState`. Leaves that are
+      not floating-point numbers are those of the first term.
 
     Raises:
       ValueError: at construction if ``terms`` are not distinct names, ``weights`` has
@@ -100,8 +99,8 @@ def balance_terms(
         there are no ``values`` and ``power`` is not 0.
 
     A term whose gradient is zero adds nothing. A NaN or Inf in a gradient makes the
-    step not finite and leaves the memory of its term as it was; so does a negative
-    value, unless ``power`` is 0.
+    step not finite and leaves the memory of its term as it was. A negative value makes
+    the step NaN, unless ``power`` is 0.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -116,20 +115,21 @@ def balance_terms(
       >>> state = tx.init(params)
       >>> values, grads = sg.value_and_grad_of_terms(losses)(params)
       >>> updates, state = tx.update(grads, state, params, values=values)
-      >>> print(optax.apply_updates(params, updates))
+      >>> print(optax.apply_updates(params, updates).round(3))
       [2.125 1.375]
-      >>> print(state[0].weights["residual"], state[0].weights["boundary"])
-      0.00012207031 256.0
+      >>> print({name: f"{w:.3g}" for name, w in state[0].weights.items()})
+      {'residual': '0.000122', 'boundary': '256'}
 
     References:
-      The rule is new. Its closest relatives: Deguchi and Asai, `DN-PINN
-      <https://doi.org/10.1088/1742-6596/2512/1/012016>`_, 2023, divides gradients of
-      the terms by their norms; Wang et al., `Understanding and mitigating gradient flow
-      pathologies <https://arxiv.org/abs/2001.04536>`_, 2021, weights terms by averages
-      of them.
+      The rule is this library's. Its closest relative is Deguchi and Asai, `Dynamic &
+      norm-based weights to normalize imbalance in back-propagated gradients of
+      physics-informed neural networks <https://doi.org/10.1088/2399-6528/ace416>`_,
+      2023: weights by running means of gradient norms.
     """
-    names = _checked_names(terms)
-    weights = _checked_weights(weights or {}, names)
+    names = tuple(terms)
+    if isinstance(terms, str) or not names or len(set(names)) < len(names):
+        raise ValueError(f"terms must be one or more different names, got {terms!r}.")
+    importances = _checked_weights(weights or {}, names)
     _checks.in_unit_interval("decay", decay)
     _checks.not_negative("power", power)
     needs_values = _checks.is_traced(power) or power != 0
@@ -153,14 +153,13 @@ def balance_terms(
         def scalars(vector):
             return dict(zip(names, vector, strict=True))
 
-        scales = vector(_terms.term_scales(dict(grads), axis_name=axis_name))
         counts = jnp.stack([state.counts[name] for name in names])
         step = jnp.max(counts)
-        importance = {n: w(step) if callable(w) else w for n, w in weights.items()}
+        w = vector({n: w(step) if callable(w) else w for n, w in importances.items()})
+        scales = vector(_terms.term_scales(dict(grads), axis_name=axis_name))
         counts, mean_squares, averages = _remember(
             scales, counts, vector(state.mean_squares), _scale.real(decay, dtype)
         )
-        importance = vector(importance)
         if needs_values:
             if values is None:
                 raise ValueError(
@@ -168,9 +167,9 @@ def balance_terms(
                     "update(..., values=values), or choose power=0."
                 )
             _check_names("values", values, names)
-            importance *= _pull(vector(values), scales, _scale.real(power, dtype))
+            w *= _pull(vector(values), scales, _scale.real(power, dtype))
         divisors = jnp.maximum(averages, scales / _LARGEST_PULL)
-        factors = list(_scale.gain(divisors, importance, of_zero=0.0))
+        factors = list(_scale.gain(divisors, w, of_zero=0.0))
         in_order = [grads[name] for name in names]
         total = jax.tree.map(lambda *leaves: _weighted_sum(leaves, factors), *in_order)
         new_state = scalars(counts), scalars(mean_squares), scalars(factors)
@@ -185,8 +184,8 @@ def _remember(
     """t, m and ŝ, each a vector over the terms, after this step."""
 
     def averages():
-        corrections = jnp.where(counts == 0, 1, 1 - decay ** counts.astype(decay.dtype))
-        return _root(mean_squares / corrections)
+        corrections = 1 - decay ** counts.astype(decay.dtype)
+        return _root(mean_squares / jnp.where(counts == 0, 1, corrections))
 
     clipped = jnp.minimum(scales, _LARGEST_GROWTH * averages())
     squares = (1 - decay) * jnp.where(counts == 0, scales, clipped) ** 2
@@ -198,15 +197,14 @@ def _remember(
 
 def _pull(values: jax.Array, scales: jax.Array, power: jax.Array) -> jax.Array:
     """(D / max D)^p with D = L / s, and D = 0 where s is 0."""
-    # NaN also where the root of a negative number is not.
+    # NaN for all powers, and not for those alone that have no value there.
     values = jnp.where(values < 0, jnp.nan, values)
-    distances = values * _inverse(scales)
-    distances = jnp.minimum(distances, jnp.finfo(values.dtype).max)
+    distances = jnp.minimum(values * _inverse(scales), jnp.finfo(values.dtype).max)
     largest = jnp.max(distances)
     ratios = jnp.where(largest == 0, 1, distances * _inverse(largest))
     # The derivative of the power is not finite at zero.
-    is_zero = ratios == 0
-    return jnp.where(is_zero, power == 0, jnp.where(is_zero, 1, ratios) ** power)
+    of_zero = jnp.where(power == 0, 1.0, 0.0)
+    return jnp.where(ratios == 0, of_zero, jnp.where(ratios == 0, 1, ratios) ** power)
 
 
 def _inverse(x: jax.Array) -> jax.Array:
@@ -236,37 +234,19 @@ def _weighted_sum(leaves: Sequence[Any], factors: Sequence[jax.Array]) -> Any:
     return _scale.on_real_parts(weighted_sum, *map(jnp.asarray, leaves))
 
 
-# --- Checks ---
-
-
-def _checked_names(terms: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(terms, str) or not all(isinstance(name, str) for name in terms):
-        raise ValueError(f"terms must be names of terms, got {terms!r}.")
-    names = tuple(terms)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"terms must be one or more different names, got {names}.")
-    return names
-
-
 def _checked_weights(
     weights: Mapping[str, Importance], names: Sequence[str]
 ) -> dict[str, Importance]:
     """The importance of each term, 1 by default."""
     for name, weight in weights.items():
         if name not in names:
-            raise ValueError(
-                f"weights has {name!r}, which is not one of the terms {names}."
-            )
+            raise ValueError(f"weights has {name!r}, which is not a term of {names}.")
         if not callable(weight):
             _checks.not_negative(f"the weight of {name!r}", weight)
     return {name: weights.get(name, 1.0) for name in names}
 
 
 def _check_names(what: str, of_terms: Any, names: Sequence[str]) -> None:
-    if not isinstance(of_terms, Mapping):
-        raise ValueError(
-            f"{what} must be a dict with the terms {names}, got "
-            f"{type(of_terms).__name__}."
-        )
-    if set(of_terms) != set(names):
-        raise ValueError(f"{what} must be of the terms {names}, got {tuple(of_terms)}.")
+    found = tuple(of_terms) if isinstance(of_terms, Mapping) else type(of_terms)
+    if not isinstance(found, tuple) or set(found) != set(names):
+        raise ValueError(f"{what} must be a dict of the terms {names}, got {found}.")

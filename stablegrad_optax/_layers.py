@@ -168,6 +168,12 @@ def is_inexact(leaf: Any) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, np.inexact)
 
 
+def inexact_leaves(tree: Any) -> list[jax.Array]:
+    """The leaves that have floating-point or complex elements."""
+    leaves = [x for x in jax.tree.leaves(tree) if is_inexact(x) and np.size(x)]
+    return list(map(jnp.asarray, leaves))
+
+
 def _describe_leaves(
     tree: Any, is_weight: IsWeight | None, stack_axis: StackAxis | None
 ) -> list[Leaf]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from stablegrad_optax import _layers, _scale
 from stablegrad_optax._scale import AxisName
@@ -23,9 +22,8 @@ def reference_scale(
     Args:
       prediction_grads: a pytree of floating-point or complex arrays of any shapes.
         Leaves of other dtypes are left out.
-      axis_name: name or names of the mesh axes over which the predictions are sharded,
-        for use inside ``jax.shard_map`` or ``jax.pmap``: the standard deviation is then
-        that over all devices, and not the average of their own ones.
+      axis_name: as for :func:`stablegrad`: the standard deviation is that over all
+        devices, and not the average of their own ones.
 
     Returns:
       A scalar, float32 (float64 if a leaf is float64 or complex128). As for the scale
@@ -40,11 +38,7 @@ def reference_scale(
       >>> print(reference_scale({"u": jnp.array([1., 3.]), "v": jnp.array([[1., 3.]])}))
       1.0
     """
-    leaves = [
-        jnp.asarray(leaf)
-        for leaf in jax.tree.leaves(prediction_grads)
-        if _layers.is_inexact(leaf) and np.size(leaf)
-    ]
+    leaves = _layers.inexact_leaves(prediction_grads)
     if not leaves:
         raise ValueError("prediction_grads has no floating-point elements.")
     return _scale.scale(leaves, axis_name=axis_name)

@@ -92,12 +92,10 @@ def term_scales(grads: Any, *, axis_name: AxisName | None = None) -> Any:
     It can be called inside ``jax.jit``, to be recorded with the losses.
 
     Args:
-      grads: a dict, list or tuple with the gradient of a term in each place, from
+      grads: a dict, list or tuple of the gradients of terms, from
         :func:`value_and_grad_of_terms`.
-      axis_name: name or names of the mesh axes over which every leaf is sharded, for
-        use inside ``jax.shard_map`` or ``jax.pmap``. Not needed under ``jax.jit`` with
-        sharded arrays. Where each device has its own batch, average the gradients over
-        the devices first.
+      axis_name: as for :func:`stablegrad`. Where each device has its own batch, average
+        the gradients over the devices first.
 
     Returns:
       ``grads`` with a scalar in the place of each gradient: zero where it is zero, NaN
@@ -106,7 +104,7 @@ def term_scales(grads: Any, *, axis_name: AxisName | None = None) -> Any:
 
     Raises:
       ValueError: if the gradient of a term has no floating-point element, or holds
-        values that overwrite others (Flax's ``_overwrite_with_gradient``).
+        Flax's ``_overwrite_with_gradient``, which is none.
 
     Example:
       >>> import jax.numpy as jnp
@@ -119,7 +117,7 @@ def term_scales(grads: Any, *, axis_name: AxisName | None = None) -> Any:
       3.0 2.0
     """
     return jax.tree.map(
-        lambda term: _scale.scale(inexact_leaves(term), "rms", axis_name),
+        lambda term: _scale.scale(_leaves(term), "rms", axis_name),
         grads,
         is_leaf=lambda node: node is not grads,
     )
@@ -156,7 +154,7 @@ def term_alignment(grads: Any, *, axis_name: AxisName | None = None) -> jax.Arra
        [ 0.  0.  1.]]
     """
     terms = jax.tree.leaves(grads, is_leaf=lambda node: node is not grads)
-    leaves = list(map(inexact_leaves, terms))
+    leaves = list(map(_leaves, terms))
     # Products of unit scale, whatever the scales of the terms.
     scales = jnp.stack([_scale.scale(term, "rms", axis_name) for term in leaves])
     gains = _scale.gain(scales, 1.0)
@@ -174,29 +172,24 @@ def term_alignment(grads: Any, *, axis_name: AxisName | None = None) -> jax.Arra
     if axis_name is not None:
         inner = lax.psum(inner, axis_name)
     # A term of zeros has zeros in its row.
-    norms = jnp.sqrt(jnp.where(jnp.diag(inner) == 0, 1, jnp.diag(inner)))
+    squares = jnp.diag(inner)
+    norms = jnp.sqrt(jnp.where(squares == 0, 1, squares))
     return jnp.clip(inner / jnp.outer(norms, norms), -1, 1)
 
 
-def inexact_leaves(grads: Any) -> list[jax.Array]:
-    """The leaves of a term's gradient that have floating-point elements."""
-    leaves = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-        name = _layers.path_name(path)
-        if "_overwrite_with_gradient" in name:
+def _leaves(grads: Any) -> list[jax.Array]:
+    """The leaves of a term's gradient."""
+    for path, _ in jax.tree_util.tree_leaves_with_path(grads):
+        if "_overwrite_with_gradient" in _layers.path_name(path):
             raise ValueError(
-                f"leaf {name!r} is no gradient but a new value (Flax's FP8 state); "
-                "take _overwrite_with_gradient out of the gradient of each term, and "
-                "put it into the parameters by yourself."
+                f"leaf {_layers.path_name(path)!r} is a new value and no gradient "
+                "(Flax's FP8 state): take it out of the gradients of the terms, and "
+                "put it into the parameters yourself."
             )
-        if _layers.is_inexact(leaf) and np.size(leaf):
-            leaves.append(jnp.asarray(leaf))
+    leaves = _layers.inexact_leaves(grads)
     if not leaves:
         raise ValueError("the gradient of a term has no floating-point elements.")
     return leaves
-
-
-# --- Checks ---
 
 
 def check_differentiable(params: Any) -> None:

@@ -18,8 +18,6 @@ def plot_layer_scales(
     steps: Sequence[float] | None = None,
     layers: Sequence[str] | None = None,
     ax: "Axes | None" = None,
-    limits: tuple[float, float] | None = None,
-    colorbar: bool = True,
 ) -> "Axes":
     r"""Draws the scales of all layers over the steps of training.
 
@@ -35,12 +33,9 @@ def plot_layer_scales(
       layers: names of the layers to draw, the input layer first. Default: all of them,
         by name, numbers in numerical order.
       ax: the matplotlib Axes to draw into; default the current one.
-      limits: the lowest and the highest scale of the colours, for figures that are to
-        be compared; default those of the data.
-      colorbar: whether to draw a colour bar.
 
     Returns:
-      The Axes.
+      The Axes. ``ax.collections[0].set_clim(low, high)`` sets the range of the colours.
 
     Raises:
       ImportError: if matplotlib is not installed.
@@ -58,16 +53,15 @@ def plot_layer_scales(
       >>> print([label.get_text() for label in ax.get_yticklabels()])
       ['in', 'hidden[0]', 'hidden[1]']
     """
-    matplotlib = _matplotlib("plot_layer_scales")
-    labels, rows = _rows(history, layers)
-    columns = _checked_steps(steps, rows.shape[1])
-    ax = matplotlib.pyplot.gca() if ax is None else ax
-    shown = np.ma.masked_where(~np.isfinite(rows) | (rows <= 0), rows)
+    plt = _pyplot("plot_layer_scales")
+    labels, rows, steps = _rows(history, layers, steps)
+    ax = plt.gca() if ax is None else ax
     mesh = ax.pcolormesh(
-        _edges(columns),
+        _edges(steps),
         _edges(np.arange(len(labels))),
-        shown,
-        norm=matplotlib.colors.LogNorm(*(limits or _limits(shown))),
+        np.ma.masked_invalid(rows),
+        # Of a figure without a number to show: any.
+        norm="log" if np.isfinite(rows).any() else None,
         cmap="viridis",
         rasterized=True,
     )
@@ -75,8 +69,7 @@ def plot_layer_scales(
     ax.set_xlabel("step")
     every = -(-len(labels) // 20)  # more labels would overlap
     ax.set_yticks(range(0, len(labels), every), labels[::every])
-    if colorbar:
-        ax.get_figure().colorbar(mesh, ax=ax, label="gradient scale of the layer")
+    ax.figure.colorbar(mesh, ax=ax, label="gradient scale of the layer")
     return ax
 
 
@@ -95,19 +88,16 @@ def plot_term_scales(
 
     Args:
       history: what :func:`~stablegrad_optax.term_scales` returned at each step for a
-        dict of terms: a sequence of dicts, or one dict of arrays with a leading axis of
-        steps. The weights of :class:`~stablegrad_optax.BalanceTermsState` will do, too.
-      steps: the step of each value; default 0, 1, 2, ...
+        dict of terms, or the weights of :class:`~stablegrad_optax.BalanceTermsState`,
+        in a form that :func:`plot_layer_scales` takes.
+      steps, ax: as for :func:`plot_layer_scales`.
       terms: names of the terms to draw; default all of them.
-      ax: the matplotlib Axes to draw into; default the current one.
 
     Returns:
       The Axes.
 
     Raises:
-      ImportError: if matplotlib is not installed.
-      ValueError: if the history is empty, terms are not in it, or the number of steps
-        is not that of the history.
+      ImportError, ValueError: as :func:`plot_layer_scales`.
 
     Example:
       >>> import matplotlib
@@ -117,35 +107,38 @@ def plot_term_scales(
       >>> print([line.get_label() for line in ax.get_lines()])
       ['boundary', 'residual']
     """
-    matplotlib = _matplotlib("plot_term_scales")
-    labels, rows = _rows(history, terms)
-    columns = _checked_steps(steps, rows.shape[1])
-    ax = matplotlib.pyplot.gca() if ax is None else ax
-    shown = np.where(np.isfinite(rows) & (rows > 0), rows, np.nan)
-    for name, line in zip(labels, shown, strict=True):
-        ax.plot(columns, line, label=name)
+    plt = _pyplot("plot_term_scales")
+    labels, rows, steps = _rows(history, terms, steps)
+    ax = plt.gca() if ax is None else ax
+    for name, line in zip(labels, rows, strict=True):
+        ax.plot(steps, line, label=name)
     ax.set(yscale="log", xlabel="step", ylabel="gradient scale of the term")
     ax.legend()
     return ax
 
 
-def _matplotlib(function: str) -> Any:
+def _pyplot(function: str) -> Any:
     try:
-        import matplotlib.colors
-        import matplotlib.pyplot
+        import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
             f"{function} needs matplotlib: pip install stablegrad-optax[plot]"
         ) from error
-    return matplotlib
+    return plt
 
 
 def _rows(
-    history: History, names: Sequence[str] | None
-) -> tuple[list[str], np.ndarray]:
-    """A label for each row, and the rows of scales, one column for each step."""
+    history: History, names: Sequence[str] | None, steps: Sequence[float] | None
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Labels, the scales in a row for each, NaN if not positive, and the steps."""
     if not isinstance(history, Mapping):
-        history = _stack(history)
+        for number, step in enumerate(history):
+            if step.keys() != history[0].keys():
+                raise ValueError(
+                    f"step {number} of the history has other names than 0."
+                )
+        keys = history[0] if history else ()
+        history = {name: np.stack([step[name] for step in history]) for name in keys}
     names = sorted(history, key=_natural_order) if names is None else names
     if not names or not history:
         raise ValueError("history is empty, or there is nothing to draw.")
@@ -162,36 +155,26 @@ def _rows(
                 f"and not be empty, got shape {scales.shape}."
             )
         slices = (
-            [""] if scales.ndim == 1 else [f"[{i}]" for i in range(scales.shape[1])]
+            [f"[{i}]" for i in range(scales.shape[1])] if scales.ndim == 2 else [""]
         )
         labels.extend(name + index for index in slices)
         rows.extend(scales.reshape(len(scales), -1).T)
-    return labels, np.stack(rows)
-
-
-def _stack(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    for number, step in enumerate(history):
-        if step.keys() != history[0].keys():
-            raise ValueError(f"step {number} of the history has other names than 0.")
-    names = history[0] if history else ()
-    return {name: np.stack([step[name] for step in history]) for name in names}
-
-
-def _natural_order(name: str) -> list[tuple[str, int]]:
-    """A sort key that puts Dense_2 before Dense_10."""
-    return [
-        (text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)
-    ]
-
-
-def _checked_steps(steps: Sequence[float] | None, number: int) -> np.ndarray:
+    shown = np.stack(rows)
+    number = shown.shape[1]
     columns = np.arange(number) if steps is None else np.asarray(steps)
     if columns.shape != (number,):
         raise ValueError(
             f"steps must have one element for each of the {number} steps of the "
             f"history, got shape {columns.shape}."
         )
-    return columns
+    is_shown = np.isfinite(shown) & (shown > 0)
+    return labels, np.where(is_shown, shown, np.nan), columns
+
+
+def _natural_order(name: str) -> list[tuple[str, int]]:
+    """A sort key that puts Dense_2 before Dense_10."""
+    pieces = re.findall(r"(\D*)(\d*)", name)
+    return [(text, int(number or 0)) for text, number in pieces]
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:
@@ -201,10 +184,3 @@ def _edges(centres: np.ndarray) -> np.ndarray:
     between = (centres[:-1] + centres[1:]) / 2
     first, last = 2 * centres[0] - between[0], 2 * centres[-1] - between[-1]
     return np.concatenate([[first], between, [last]])
-
-
-def _limits(shown: np.ma.MaskedArray) -> tuple[float, float]:
-    if not shown.count():
-        return 0.1, 1.0
-    low, high = float(shown.min()), float(shown.max())
-    return (low, high) if low < high else (low / 2, high * 2)
