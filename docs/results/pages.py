@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.results.numbers import number
-from docs.results.records import ROOT, ResultError, best, content
+from docs.results.records import ROOT, ResultError, Settings, best, content
 from docs.results.tables import pairs, table, where_it_wins
 
 # No block holds another one's beginning.
@@ -37,7 +37,7 @@ def score(file: str, **wanted: Any) -> str:
     return str(best(file, **wanted).texts()["median"])
 
 
-def ratios(cases: str, over: Mapping[str, Any], **ours: Any) -> list[float]:
+def ratios(cases: str, ours: Settings, over: Settings) -> list[float]:
     """Median over median of another method, in each of the cases of `tables.toml`."""
     return [a.median / b.median for a, b in pairs(cases, ours, over)]
 

@@ -153,7 +153,7 @@ def _results(wanted: Settings, columns: Sequence[Any]) -> list[Result | None]:
 
 def _cell(text: str, result: Result | None, over: Settings | None, in_bold: str) -> str:
     if result is None:
-        return "not run" if "{median}" in text else ""
+        return "not run" if "{median}" in text or "{ratio}" in text else ""
     texts = result.texts()
     if over is not None:
         texts["ratio"] = number(result.median / best(**over).median)
@@ -219,7 +219,7 @@ def pairs(cases: Any, ours: Settings, other: Settings) -> list[tuple[Result, Res
     found = []
     for _, case in shared(cases):
         try:
-            found.append((best(**case, **ours), best(**case, **other)))
+            found.append((best(**{**case, **ours}), best(**{**case, **other})))
         except NotRunError:
             continue
     return found
