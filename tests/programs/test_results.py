@@ -1,9 +1,12 @@
 """Measured numbers on the pages come from the records: what is stale is found."""
 
+import importlib
 import re
+import shlex
 
 import numpy as np
 import pytest
+import tyro
 
 from docs.results import __main__ as program
 from docs.results.pages import BLOCK, INLINE, filled, recipe, source, source_diff
@@ -157,6 +160,24 @@ def test_the_verdict_is_strict_against_ourselves(ours, other, expected):
 def test_one_seed_is_a_range_of_a_standard_error(ours, expected):
     pair = result(ours, is_error=False), result(0.9, is_error=False)
     assert verdict(*pair, 0.006) == expected
+
+
+def commands():
+    """The command lines of the example programs on the pages."""
+    for page in program.pages():
+        text = (ROOT / page).read_text().replace("\\\n", "")
+        for module, words in re.findall(r"python -m (examples\.\w+) ([^`\n]+)", text):
+            if "$" not in words:
+                yield module, words
+
+
+@pytest.mark.parametrize(("module", "words"), sorted(set(commands())))
+def test_a_program_takes_its_command_line(module, words):
+    command = importlib.import_module(f"{module}.__main__").Command
+    arguments = shlex.split(words)
+    if "--out" not in arguments and arguments[0] in ("train", "study"):
+        arguments += ["--out", "run"]  # the text says what differs
+    tyro.cli(command, args=arguments)
 
 
 # Published by others, or chosen by us: a threshold, a rate, a range of weights.
