@@ -286,7 +286,7 @@ def draw(records: Sequence[Record], path: Path, measure: Measure, axis: Axis) ->
         places = [xs.index(x) for x in scores]
         bands = np.clip([quartiles(x) for x in scores.values()], *measure.limits)
         low, median, high = bands.T
-        color = plt.get_cmap("tab20")(row % 20)
+        color = plt.get_cmap("tab20")((2 * row + row // 10) % 20)
         # Lines that share an x stand side by side.
         side_by_side = np.add(places, 0.4 * ((row + 0.5) / rows - 0.5))
         bars = np.maximum([median - low, high - median], 0)

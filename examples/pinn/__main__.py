@@ -20,7 +20,6 @@ from examples.common.runs import RunError
 from examples.pinn import demo, figures, studies
 from examples.pinn.config import Config
 from examples.pinn.demo import Demo
-from examples.pinn.problems import Problem
 from examples.pinn.run import (
     DivergedError,
     finite_rate,
@@ -82,61 +81,50 @@ Command = (
 def evaluate(options: Evaluate, console: Console) -> None:
     run, config = load(options.run)
     set_numerics(config)
-    points = read_points(options.points, config.find_problem())
-    if options.out.is_dir():
-        raise RunError(f"--out must be a file, got the folder {options.out}.")
-    if options.out.exists() and options.out.samefile(options.points):
-        raise RunError(f"--out must be another file than --points, got {options.out}.")
-    suffix = ".npy" if len(config.find_problem().fields) == 1 else ".npz"
-    if options.out.suffix != suffix:
-        raise RunError(f"--out must end in {suffix}, got {options.out}.")
-    outside = np.sum(~np.asarray(config.find_problem().domain.contains(points)))
-    if outside:
+    problem = config.find_problem()
+    points = read_points(options.points, problem.dimension)
+    suffix = ".npy" if len(problem.fields) == 1 else ".npz"
+    if options.out.suffix != suffix or options.out == options.points:
+        raise RunError(
+            f"--out must be another file than --points and end in {suffix}, got "
+            f"{options.out}."
+        )
+    if outside := np.sum(~np.asarray(problem.domain.contains(points))):
         console.print(f"{outside} of {len(points)} points are outside the domain.")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     rate = finite_rate(run, config, options.lr_index, options.seed)
-    params = params_of(run, config, rate, options.seed)
-    found = fields(config, params, points)
-    with options.out.open("wb") as file:
-        if len(found) == 1:
-            (u,) = found.values()
-            np.save(file, u)
-        else:
-            np.savez(file, allow_pickle=False, **found)
+    found = fields(config, params_of(run, config, rate, options.seed), points)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".npy":
+        np.save(options.out, found[problem.fields[0]])
+    else:
+        np.savez(options.out, allow_pickle=False, **found)
     console.print(
         f"Field: {options.out} (learning rate {config.lr[rate]:g}, seed {options.seed})"
     )
 
 
-def read_points(path: Path, problem: Problem) -> np.ndarray:
+def read_points(path: Path, dimension: int) -> np.ndarray:
     """Points from a NumPy file or a CSV file, checked."""
-    dimension = problem.dimension
     wanted = (
-        "--points must be a NumPy file, or a CSV file without a header, of real "
+        "--points must be a NumPy file, or a CSV file without a header, of finite "
         f"numbers, shape (n, {dimension})"
     )
     try:
         if path.suffix == ".csv":
             points = np.loadtxt(path, delimiter=",", ndmin=2)
         else:
-            points = np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        reason = str(error).rstrip(".")
-        raise RunError(f"{wanted}, cannot read {path}: {reason}.") from None
+            points = np.asarray(np.load(path, allow_pickle=False), np.float64)
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise RunError(f"{wanted}, cannot read {path}: {error}") from None
     fits = points.ndim == 2 and points.shape[1] == dimension and len(points)
-    if not fits or points.dtype.kind not in "fiu":
-        raise RunError(
-            f"{wanted}, got {points.dtype} of shape {points.shape} in {path}."
-        )
-    if not np.isfinite(points).all():
-        raise RunError(f"{wanted}, got some that are not finite in {path}.")
+    if not fits or not np.isfinite(points).all():
+        raise RunError(f"{wanted}, got shape {points.shape} in {path}, or NaN or inf.")
     return points
 
 
 def study(options: Study, console: Console) -> None:
-    changes = command_line.given(
-        options, ("lr", "seeds", "steps", "lbfgs_steps", "dtype")
-    )
+    names = ("lr", "seeds", "steps", "lbfgs_steps", "dtype")
+    changes = command_line.given(options, names)
     runs = studies.runs(options.name, options.out, options.depths, changes)
     runs = command_line.checked(runs, options.only)
     for i, (name, config) in enumerate(runs.items()):

@@ -10,7 +10,7 @@ import tyro
 
 from examples.common.command_line import checked_settings, require
 from examples.common.optimizers import ScaleControl
-from examples.pinn.problems import PROBLEMS, Problem, find, own
+from examples.pinn.problems import PROBLEMS, Problem, find, is_own, own
 
 Optimizer = Literal["sgd", "adam", "lion", "muon"]
 Initialization = Literal["glorot", "critical", "variance-preserving"]
@@ -18,6 +18,8 @@ Schedule = Literal["cosine", "exponential", "constant"]
 WEIGHT = 100.0
 OF_OLDER_RUNS = {"terms": "weighted"}
 """Settings of runs that were made before there was a choice."""
+SOURCE = "problem_sha256"
+"""The setting that tells a file of the user's own, and its data, from others."""
 
 
 _PROBLEM = (
@@ -110,8 +112,9 @@ class Config:
         """What determines the result: every option but `out` and `resume`."""
         values = dataclasses.asdict(self)
         del values["out"], values["resume"]
-        if self.problem not in PROBLEMS:
-            values["problem"] = str(Path(self.problem).absolute())
+        if is_own(self.problem):
+            path = Path(self.problem).absolute()
+            values |= {"problem": str(path), SOURCE: own.fingerprint(path)}
         return values
 
     def find_problem(self) -> Problem:
@@ -121,8 +124,8 @@ class Config:
     @classmethod
     def of(cls, out: Path, settings: Mapping[str, Any]) -> "Config":
         """The configuration of the run in a folder, from its settings."""
-        problem = str(settings.get("problem", ""))
-        if own.is_own(problem):
-            find(problem, out)  # What is wrong in its file is not wrong in settings.
-        rates = {"lr": tuple(settings["lr"])} if "lr" in settings else {}
-        return checked_settings(cls, out, {**OF_OLDER_RUNS, **settings, **rates})
+        values = {**OF_OLDER_RUNS, **settings}
+        values.pop(SOURCE, None)
+        if is_own(values.get("problem", "")):
+            find(values["problem"], out)  # what is wrong there is not in the settings
+        return checked_settings(cls, out, values | {"lr": tuple(values.get("lr", ()))})

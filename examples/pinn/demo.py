@@ -14,40 +14,23 @@ from examples.common import command_line, comparison, pictures, progress
 from examples.common.runs import Run
 from examples.pinn.config import Config
 from examples.pinn.figures import curves, image, on_grid
-from examples.pinn.problems import PROBLEMS
 from examples.pinn.run import train
-from examples.pinn.scores import JUDGE, final_errors
+from examples.pinn.scores import JUDGE, SCORE, final_errors
 
 BALANCED = "balanced, no weight"
-WEIGHTS = {f"weight {weight:,.0f}": weight for weight in (1.0, 100.0, 1e4)}
-METHODS: dict[str, dict[str, Any]] = {
-    **{
-        method: {"terms": "weighted", "condition_weight": weight}
-        for method, weight in WEIGHTS.items()
-    },
-    BALANCED: {"terms": "balanced"},
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "weight 1": ("tab:gray", {"terms": "weighted", "condition_weight": 1.0}),
+    "weight 100": ("tab:orange", {"terms": "weighted", "condition_weight": 100.0}),
+    "weight 10,000": ("tab:green", {"terms": "weighted", "condition_weight": 1e4}),
+    BALANCED: ("tab:red", {"terms": "balanced"}),
 }
+"""Colour and options of each."""
 COMPARED = ("weight 1", BALANCED)
 """Where everybody starts, and what needs no weight."""
-COLORS = dict(
-    zip(METHODS, ("tab:gray", "tab:orange", "tab:green", "tab:red"), strict=True)
-)
 
 CASES: dict[str, dict[str, Any]] = {
-    "poisson": {
-        "depth": 16,
-        "width": 32,
-        "lr": (3e-3,),
-        "interior_points": 256,
-        "condition_points": 64,
-    },
-    "burgers": {
-        "depth": 5,
-        "width": 40,
-        "lr": (1e-2,),
-        "interior_points": 512,
-        "condition_points": 64,
-    },
+    "poisson": {"depth": 16, "width": 32, "lr": (3e-3,)},
+    "burgers": {"depth": 5, "width": 40, "lr": (1e-2,), "interior_points": 512},
 }
 """What was used for the figure of docs/loss_terms.md, in fewer steps."""
 
@@ -69,8 +52,6 @@ class Demo:
             f"{problem}, {method}": Config(
                 self.out / f"{problem}, {method}",
                 problem=problem,
-                optimizer="muon",
-                scale_control="none",
                 steps=self.steps,
                 seeds=self.seeds,
                 resume=True,
@@ -78,7 +59,7 @@ class Demo:
                 **options,
             )
             for problem, case in CASES.items()
-            for method, options in METHODS.items()
+            for method, (_, options) in METHODS.items()
         }
         return command_line.checked(runs, only="")
 
@@ -86,21 +67,16 @@ class Demo:
 def run(options: Demo, console: Console) -> None:
     """Trains what is not trained yet, and writes a table, a figure and the numbers."""
     runs = options.runs()
-    train_side_by_side(runs, console)
-    found = JUDGE.read(config.out for config in runs.values())
-    JUDGE.show(found, console)
-    figure = options.out / "demo.png"
-    numbers = options.out / "demo.json"
-    draw(figure, runs)
-    comparison.save(found, numbers)
-    console.print(f"Figure: {figure}    Numbers: {numbers}")
-
-
-def train_side_by_side(runs: Mapping[str, Config], console: Console) -> None:
-    """Trains runs in threads: a program of small steps leaves cores idle."""
+    # In threads: a program of small steps leaves cores idle.
     with ThreadPoolExecutor(len(runs)) as pool, progress.Bars(console) as bars:
         for done in [pool.submit(train, run, console, bars) for run in runs.values()]:
             done.result()
+    found = JUDGE.read(config.out for config in runs.values())
+    JUDGE.show(found, console)
+    figure, numbers = options.out / "demo.png", options.out / "demo.json"
+    draw(figure, runs)
+    comparison.save(found, numbers)
+    console.print(f"Figure: {figure}    Numbers: {numbers}")
 
 
 def draw(path: Path, configs: Mapping[str, Config]) -> None:
@@ -117,37 +93,26 @@ def draw(path: Path, configs: Mapping[str, Config]) -> None:
         "Fixed weights of the conditions, and balanced loss terms: "
         f"{steps} steps of Muon"
     )
-    for axes, problem in zip(rows, CASES, strict=True):
-        row = {method: configs[f"{problem}, {method}"] for method in METHODS}
-        _errors(axes[0], row, problem.capitalize())
-        _differences(figure, axes[1:], {m: row[m] for m in COMPARED}, problem)
+    for (left, *others), name in zip(rows, CASES, strict=True):
+        for method, (color, _) in METHODS.items():
+            history = list(Run(configs[f"{name}, {method}"].out).history())
+            curves(left, history, SCORE, 0, color, method)
+        title = f"{name.capitalize()}: each seed, and the median"
+        left.set(ylabel="relative L2 error", title=title)
+        # The median seed of each method, in one range of colours.
+        differences, titles = [], []
+        for method in COMPARED:
+            config = configs[f"{name}, {method}"]
+            problem, finished = config.find_problem(), Run(config.out)
+            (errors,) = final_errors(finished.metrics)
+            seed = int(np.argsort(errors)[config.seeds // 2])
+            u = on_grid(finished, config, 0, seed)["u"]
+            exact = problem.solution(problem.grid())["u"]
+            differences.append(u - exact.reshape(u.shape))
+            titles.append(f"{method}, seed {seed}: error {errors[seed]:.2g}")
+        limit = float(np.nanmax(np.abs(differences)))
+        for ax, difference, title in zip(others, differences, titles, strict=True):
+            shown = image(ax, problem, difference, limit, title)
+        figure.colorbar(shown, ax=others, label="network - solution")
     rows[0, 0].legend(loc="lower left")
     pictures.save(figure, path)
-
-
-def _errors(ax, configs: Mapping[str, Config], title: str) -> None:
-    """The error of each seed, and their median, over time."""
-    for method, config in configs.items():
-        history = list(Run(config.out).history())
-        curves(ax, history, "relative_l2", 0, COLORS[method], method)
-    ax.set(ylabel="relative L2 error", title=f"{title}: each seed, and the median")
-
-
-def _differences(
-    figure, axes, configs: Mapping[str, Config], problem_name: str
-) -> None:
-    """The median seed of each method beside the solution, in one range of colours."""
-    problem = PROBLEMS[problem_name]
-    exact = problem.solution(problem.grid())["u"]
-    differences, titles = [], []
-    for method, config in configs.items():
-        run = Run(config.out)
-        (errors,) = final_errors(run.metrics)
-        seed = int(np.argsort(errors)[config.seeds // 2])
-        difference = on_grid(run, config, 0, seed)["u"] - exact
-        differences.append(difference.reshape(problem.resolution))
-        titles.append(f"{method}, seed {seed}: error {errors[seed]:.2g}")
-    limit = float(np.nanmax(np.abs(differences)))
-    for ax, difference, title in zip(axes, differences, titles, strict=True):
-        shown = image(ax, problem, difference, limit, title)
-    figure.colorbar(shown, ax=axes, label="network - solution")

@@ -70,11 +70,6 @@ class DeepNetwork(nn.Module):
         """
         if sweep is None:
             sweep = operators.Sweep.of({}, self.fields)
-        if sweep.fields != self.fields:
-            raise ValueError(
-                f"the sweep is of the fields {', '.join(sweep.fields)}, and the "
-                f"network has {', '.join(self.fields)}"
-            )
 
         def layer(width, activation, name):
             return Layer(width, activation, self.kernel_init, sweep, name=name)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from examples.pinn import operators
 from examples.pinn.config import Config
 from examples.pinn.domains import Sampler
 from examples.pinn.network import DeepNetwork
-from examples.pinn.problems.problem import Problem, Residual, names_taken
+from examples.pinn.problems.problem import Residual, names_taken
 
 ACTIVATIONS: dict[str, operators.Activation] = {
     "tanh": jnp.tanh,
@@ -74,6 +74,11 @@ def initial_params(config: Config, key: jax.Array) -> Any:
     return {**params, UNKNOWNS: unknowns}
 
 
+def unknowns_of(params: Any) -> dict[str, jax.Array]:
+    """The unknown coefficients among the parameters."""
+    return params.get(UNKNOWNS, {})
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     """What is to be zero at some points: the equation, or a condition."""
@@ -81,28 +86,11 @@ class Part:
     name: str
     sample: Sampler
     residual: Residual
-    sweep: operators.Sweep
-    """The derivatives that the residual takes."""
-    weight: float
+    weight: float = 1.0
 
     @property
     def takes(self) -> tuple[str, ...]:
         return names_taken(self.residual)
-
-
-def parts_of(problem: Problem) -> list[Part]:
-    """The equation, then each condition."""
-    sweep = operators.Sweep.of(problem.operators, problem.fields)
-
-    def part(name: str, sample: Sampler, residual: Residual, weight: float) -> Part:
-        own = sweep.only(names_taken(residual))
-        return Part(name, sample, residual, own, weight)
-
-    inside = part(RESIDUAL, problem.domain.sample, problem.residual, 1.0)
-    conditions = [
-        part(c.name, c.where, c.residual, c.weight) for c in problem.conditions
-    ]
-    return [inside, *conditions]
 
 
 class Objective:
@@ -114,15 +102,17 @@ class Objective:
 
     def __init__(self, config: Config):
         self.config = config
-        self.problem = config.find_problem()
+        self.problem = problem = config.find_problem()
         self.network = network_of(config)
-        self.parts = parts_of(self.problem)
+        self.parts = [
+            Part(RESIDUAL, problem.domain.sample, problem.residual),
+            *(Part(c.name, c.where, c.residual, c.weight) for c in problem.conditions),
+        ]
+        self.sweep = operators.Sweep.of(problem.operators, problem.fields)
         self.block = CPU_BLOCK if jax.default_backend() == "cpu" else None
-        points, solution = self.problem.reference()
+        points, solution = problem.reference()
         self._points = jnp.asarray(points, config.dtype)
-        self._solution = {
-            name: jnp.asarray(x, config.dtype) for name, x in solution.items()
-        }
+        self._solution = jax.tree.map(lambda x: jnp.asarray(x, config.dtype), solution)
 
     def errors(self, params: Any) -> dict[str, jax.Array]:
         """The relative L2 error of each field whose solution is known."""
@@ -135,25 +125,23 @@ class Objective:
 
     def sample(self, key: jax.Array, interior: int) -> dict[str, jax.Array]:
         """Points inside, and on each condition's part of the boundary."""
-        config = self.config
         keys = jax.random.split(key, len(self.parts))
-        numbers = [interior] + [config.condition_points] * (len(self.parts) - 1)
-        return {
-            part.name: part.sample(key, number, config.dtype)
-            for part, key, number in zip(self.parts, keys, numbers, strict=True)
-        }
+        points = {}
+        for part, key in zip(self.parts, keys, strict=True):
+            is_inside = part.name == RESIDUAL
+            number = interior if is_inside else self.config.condition_points
+            points[part.name] = part.sample(key, number, self.config.dtype)
+        return points
 
     def predict(self, params: Any, points: Mapping[str, jax.Array]) -> dict[str, Any]:
         """The fields at the points of each part, and the derivatives it takes."""
-        return {
-            part.name: self.quantities(params, part, points[part.name])
-            for part in self.parts
-        }
-
-    def quantities(self, params: Any, part: Part, points: jax.Array) -> Any:
-        """The fields at some points, and the derivatives that a part takes, by name."""
-        apply = functools.partial(self.network.apply, params, sweep=part.sweep)
-        return operators.in_blocks(apply, points, self.block)
+        found = {}
+        for part in self.parts:
+            sweep = self.sweep.only(part.takes)
+            apply = functools.partial(self.network.apply, params, sweep=sweep)
+            at = points[part.name]
+            found[part.name] = operators.in_blocks(apply, at, self.block)
+        return found
 
     def losses(
         self,
@@ -167,13 +155,11 @@ class Objective:
             known = {**predictions[part.name], **unknowns}
             taken = {name: known[name] for name in part.takes}
             zero = part.residual(points[part.name], **taken)
-            if not isinstance(zero, Mapping):
-                zero = {"": zero}
-            squares = {name: jnp.mean(x**2) for name, x in zero.items()}
+            squares = jax.tree.map(lambda x: jnp.mean(x**2), zero)
             if part.name == RESIDUAL and self.problem.split_residuals:
                 losses |= {f"{RESIDUAL} {name}": x for name, x in squares.items()}
             else:
-                losses[part.name] = sum(squares.values())
+                losses[part.name] = sum(jax.tree.leaves(squares))
         return losses
 
     def terms(
@@ -184,14 +170,16 @@ class Objective:
         return self.losses(predictions, points, unknowns_of(params)), predictions
 
     @functools.cached_property
-    def term_names(self) -> tuple[str, ...]:
-        """Those of `losses`."""
-
-        def losses():
-            key = jax.random.key(0)
-            return self.terms(initial_params(self.config, key), self.sample(key, 1))[0]
-
-        return tuple(jax.eval_shape(losses))
+    def weights(self) -> dict[str, float]:
+        """What each term's mean square is multiplied by; its importance if balanced."""
+        key = jax.random.key(0)
+        params = jax.eval_shape(functools.partial(initial_params, self.config), key)
+        points = jax.eval_shape(lambda key: self.sample(key, 1), key)
+        terms, _ = jax.eval_shape(self.terms, params, points)
+        is_weighted = self.config.terms == "weighted"
+        factor = self.config.condition_weight if is_weighted else 1.0
+        weights = {part.name: factor * part.weight for part in self.parts[1:]}
+        return {name: weights.get(name, 1.0) for name in terms}
 
     def loss(
         self,
@@ -201,36 +189,18 @@ class Objective:
     ) -> jax.Array:
         """The weighted sum of the terms."""
         losses = self.losses(predictions, points, unknowns)
-        weights = self.weights(losses)
-        return jnp.sum(jnp.stack([weights[name] * x for name, x in losses.items()]))
+        return weighted_sum(losses, self.weights)
 
     def weighted(self, params: Any, points: Mapping[str, jax.Array]) -> jax.Array:
         """The loss of parameters."""
         predictions = self.predict(params, points)
         return self.loss(predictions, points, unknowns_of(params))
 
-    def weights(self, names: Iterable[str]) -> dict[str, float]:
-        """What each term's mean square is multiplied by; its importance if balanced."""
-        factor = (
-            self.config.condition_weight if self.config.terms == "weighted" else 1.0
-        )
-        weights = {part.name: factor * part.weight for part in self.parts[1:]}
-        return {name: weights.get(name, 1.0) for name in names}
 
-    def combine(self, grads: Mapping[str, Any], losses: Mapping[str, Any]) -> Any:
-        """The gradient of the loss from those of the terms."""
-        return weighted_sum(grads, self.weights(losses))
-
-
-def weighted_sum(grads: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
-    """One gradient from those of the terms."""
+def weighted_sum(terms: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
+    """One value or one gradient from those of the terms."""
 
     def add(*leaves):
         return sum(w * x for w, x in zip(weights.values(), leaves, strict=True))
 
-    return jax.tree.map(add, *(grads[name] for name in weights))
-
-
-def unknowns_of(params: Any) -> dict[str, jax.Array]:
-    """The unknown coefficients among the parameters."""
-    return params.get(UNKNOWNS, {})
+    return jax.tree.map(add, *(terms[name] for name in weights))

@@ -20,7 +20,6 @@ streams, and nested forward mode 4 d.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -62,12 +61,10 @@ class Operator:
     def __matmul__(self, other: "Operator") -> "Operator":
         """One after the other: d(1, 0) @ d(0, 1) is the mixed derivative ∂_x ∂_t."""
         self._check_dimension(other)
-        order = sum(2 if operator.second.any() else 1 for operator in (self, other))
-        if order > 2:
+        if self.second.any() or other.second.any():
             raise ValueError(
-                f"a product of these operators has order {order}, and at most 2 is "
-                "supported: make a derivative a field of its own, with an equation "
-                "that defines it"
+                "at most order 2 is supported: make a derivative a field of its own, "
+                "with an equation that defines it"
             )
         product = np.outer(self.first, other.first)
         return Operator(np.zeros(self.dimension), (product + product.T) / 2)
@@ -75,8 +72,7 @@ class Operator:
     def _check_dimension(self, other: "Operator") -> None:
         if self.dimension != other.dimension:
             raise ValueError(
-                "operators must have the same dimension to be added or multiplied, "
-                f"got {self.dimension} and {other.dimension}"
+                f"operators of {self.dimension} and of {other.dimension} coordinates"
             )
 
     def second_terms(self) -> SecondOrderSum:
@@ -101,7 +97,7 @@ def d(*direction: float) -> Operator:
 
 def dd(*direction: float) -> Operator:
     """The second derivative along a direction."""
-    return Operator(np.zeros(len(direction)), np.outer(direction, direction))
+    return d(*direction) @ d(*direction)
 
 
 def laplacian(dimension: int) -> Operator:
@@ -138,11 +134,17 @@ class Sweep:
         fields: tuple[str, ...] = ("u",),
     ) -> "Sweep":
         """A sweep for derivatives by name; an Operator is of the only field."""
-        derivatives = {
-            name: _derivative(name, operator, fields)
-            for name, operator in operators.items()
-        }
-        return cls(fields, tuple(derivatives.items()))
+        derivatives = []
+        for name, operator in operators.items():
+            if isinstance(operator, Operator) and len(fields) == 1:
+                operator = operator(fields[0])
+            if not isinstance(operator, Derivative) or operator.field not in fields:
+                raise ValueError(
+                    f"{name} must be a derivative of one of the fields "
+                    f'{", ".join(fields)}, as d(1, 0)("{fields[0]}") is, got {operator}'
+                )
+            derivatives.append((name, operator))
+        return cls(fields, tuple(derivatives))
 
     def only(self, names: Collection[str]) -> "Sweep":
         """The same fields, and those derivatives whose names are among the given."""
@@ -179,33 +181,6 @@ class Sweep:
         return result
 
 
-def _derivative(
-    name: str, operator: Operator | Derivative, fields: tuple[str, ...]
-) -> Derivative:
-    """A derivative of one of the fields; raises ValueError if it is of none."""
-    known = ", ".join(fields)
-    if name in fields:
-        raise ValueError(f"{name} cannot name a derivative: it is one of the fields")
-    if isinstance(operator, Operator):
-        if len(fields) > 1:
-            raise ValueError(
-                f"the operator {name} must be called with one of the fields {known}, "
-                f'as in d(1, 0)("{fields[0]}")'
-            )
-        return operator(fields[0])
-    if not isinstance(operator, Derivative):
-        raise ValueError(
-            f"the operator {name} must be made of d, dd or laplacian, got "
-            f"{type(operator).__name__}"
-        )
-    if operator.field not in fields:
-        raise ValueError(
-            f"{name} is a derivative of {operator.field}, which is not one of the "
-            f"fields {known}"
-        )
-    return operator
-
-
 def linear(jet: Jet, kernel: jax.Array, bias: jax.Array | float = 0.0) -> Jet:
     """The affine map x @ kernel + bias of a jet; a constant has no derivatives."""
     value, first, second = jax.tree.map(lambda stream: stream @ kernel, jet)
@@ -227,11 +202,8 @@ def activate(phi: Activation, jet: Jet, sums: Sequence[SecondOrderSum]) -> Jet:
         terms = [b * jet.first[i] * jet.first[j] for i, j, b in second_order_sum]
         return slope * stream + curvature * sum(terms)
 
-    return Jet(
-        value,
-        tuple(slope * stream for stream in jet.first),
-        tuple(map(second, jet.second, sums)),
-    )
+    first = tuple(slope * stream for stream in jet.first)
+    return Jet(value, first, tuple(map(second, jet.second, sums)))
 
 
 def in_blocks(
@@ -258,9 +230,7 @@ def nested_derivatives(
     operators: Mapping[str, Operator | Derivative],
     fields: tuple[str, ...] = ("u",),
 ) -> dict[str, jax.Array]:
-    """The same for any function of one point, by nested forward mode.
-
-    It is slower; it serves networks that are not written as jets, and the tests.
+    """The same for any function of one point, by nested forward mode, which is slower.
 
     Args:
       u: maps a point of shape (dimension,) to a scalar, or to an array of shape
@@ -268,29 +238,25 @@ def nested_derivatives(
       points: shape (n, dimension).
       operators: what to compute, by name.
       fields: the names of what u returns.
-
-    Returns:
-      The fields and the derivatives by their names: arrays of shape (n,).
     """
     axes = jnp.eye(points.shape[-1], dtype=points.dtype)
 
     def along(f, i):
         return lambda x: jax.jvp(f, (x,), (axes[i],))[1]
 
-    def values(x):
-        return jnp.atleast_1d(u(x))
+    def at(x):
+        def values(x):
+            return dict(zip(fields, jnp.atleast_1d(u(x)), strict=True))
 
-    def apply(operator, x):
-        first = enumerate(operator.first)
-        terms = [float(a) * along(values, i)(x) for i, a in first if a]
-        second = operator.second_terms()
-        terms += [b * along(along(values, i), j)(x) for i, j, b in second]
-        return sum(terms, jnp.zeros(len(fields), x.dtype))
+        result = values(x)
+        for name, derivative in Sweep.of(operators, fields).derivatives:
+            total = jnp.zeros((), x.dtype)
+            for i, a in enumerate(derivative.operator.first):
+                if a:
+                    total += float(a) * along(values, i)(x)[derivative.field]
+            for i, j, b in derivative.operator.second_terms():
+                total += b * along(along(values, i), j)(x)[derivative.field]
+            result[name] = total
+        return result
 
-    columns = jnp.moveaxis(jax.vmap(values)(points), -1, 0)
-    result = dict(zip(fields, columns, strict=True))
-    for name, derivative in Sweep.of(operators, fields).derivatives:
-        column = fields.index(derivative.field)
-        at = functools.partial(apply, derivative.operator)
-        result[name] = jax.vmap(at)(points)[:, column]
-    return result
+    return jax.vmap(at)(points)

@@ -1,6 +1,5 @@
 """What runs of this program are judged by, and what they are compared over."""
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -11,8 +10,6 @@ from examples.pinn.config import OF_OLDER_RUNS, Config
 
 SCORE = "relative_l2"
 """The key of the errors in metrics.json."""
-
-
 LOSS = "loss"
 """That of the losses, which problems without a known solution are judged by."""
 
@@ -38,21 +35,18 @@ ERROR = Measure(
     threshold=0.1,
     limits=(0.0, 2.0),
 )
-
-FINAL_LOSS = dataclasses.replace(
-    ERROR,
-    name="loss",
+FINAL_LOSS = Measure(
+    "loss",
     key=LOSS,
     scores=functools.partial(_final, key=LOSS),
+    lower_is_better=True,
     threshold=np.inf,
     limits=(0.0, 1e6),
 )
-
 DEPTH = Axis(
     "depth",
     "hidden layers",
     ignored=frozenset({"seeds", "chunk", "checkpoint_every"}),
     defaults=defaults(Config) | OF_OLDER_RUNS,
 )
-
 JUDGE = Judge((ERROR, FINAL_LOSS), DEPTH, speed="steps_per_second")

@@ -1,6 +1,5 @@
 """Training: all learning rates and seeds as columns of one jitted program."""
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -8,17 +7,132 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import stablegrad_optax as sg
+from examples.common import optimizers
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
 from examples.pinn.objective import (
+    UNKNOWNS,
     Objective,
     initial_params,
     network_of,
     unknowns_of,
+    weighted_sum,
 )
-from examples.pinn.phases import Phase, phases
+
+
+class Found(NamedTuple):
+    """What a step has found out."""
+
+    loss: jax.Array
+    gradient: Any
+    """What the base optimizer and its scale control were given."""
+    losses: dict[str, jax.Array]
+    """The mean square of each term, without weights; none from L-BFGS."""
+    term_grads: dict[str, Any]
+    term_weights: dict[str, jax.Array]
+    """By what the gradients of the terms were multiplied."""
+
+
+class Phase(NamedTuple):
+    """Training by one optimizer, from step `first` to step `end` of the run."""
+
+    first: int
+    end: int
+    optimizer: Callable[[Any], optax.GradientTransformationExtraArgs]
+    """Maps the learning rate to the optimizer."""
+    update: Callable[..., tuple[Any, Any, Found]]
+    """Maps params, optimizer state, learning rate, seed and step of the run to new
+    params and state, and to what was found on the way."""
+
+
+def first_order(objective: Objective) -> Phase:
+    """The base optimizer and its scale control, behind the sum of the terms."""
+    config, weights = objective.config, objective.weights
+    if config.terms == "balanced":
+        one_gradient = sg.balance_terms(tuple(weights), weights)
+    else:
+        one_gradient = optax.stateless(lambda grads, _: weighted_sum(grads, weights))
+
+    def optimizer(lr):
+        return optax.chain(one_gradient, optimizer_of(config, lr))
+
+    def update(params, state, lr, seed, step):
+        key = jax.random.key(1000 + seed)
+        key = jax.random.fold_in(key, step if config.points == "resampled" else 0)
+        points = objective.sample(key, config.interior_points)
+        (losses, predictions), grads = sg.value_and_grad_of_terms(
+            objective.terms, has_aux=True
+        )(params, points)
+        loss, slope = jax.value_and_grad(objective.loss)(
+            predictions, points, unknowns_of(params)
+        )
+        extra = {"values": losses}
+        if config.scale_control == "stablegrad-prediction":
+            extra["reference"] = sg.reference_scale(slope)
+        updates, state = optimizer(lr).update(grads, state, params, **extra)
+        params = optax.apply_updates(params, updates)
+        if config.terms == "balanced":
+            used = state[0].weights
+        else:
+            used = jax.tree.map(jnp.float32, weights)
+        found = Found(loss, weighted_sum(grads, used), losses, grads, used)
+        return params, state, found
+
+    return Phase(0, config.steps, optimizer, update)
+
+
+def lbfgs(objective: Objective) -> Phase:
+    """L-BFGS with a zoom line search, on fixed points."""
+    config = objective.config
+    tx = optax.lbfgs()
+
+    def update(params, state, lr, seed, step):
+        points = objective.sample(jax.random.key(2000 + seed), config.lbfgs_points)
+
+        def loss(params):
+            return objective.weighted(params, points)
+
+        value, grads = optax.value_and_grad_from_state(loss)(params, state=state)
+        updates, state = tx.update(
+            grads, state, params, value=value, grad=grads, value_fn=loss
+        )
+        params = optax.apply_updates(params, updates)
+        return params, state, Found(value, grads, {}, {}, {})
+
+    end = config.steps + config.lbfgs_steps
+    return Phase(config.steps, end, lambda lr: tx, update)
+
+
+def optimizer_of(
+    config: Config, lr: jax.Array | float
+) -> optax.GradientTransformationExtraArgs:
+    """The base optimizer and its scale control that a configuration names."""
+    options = {}
+    if config.scale_control.startswith("stablegrad"):
+        options = {"group_by": config.group_by, "statistic": config.statistic}
+    control = optimizers.scale_control(config.scale_control, stack_axis, **options)
+    if config.find_problem().unknowns:
+        # Unknown coefficients are in no layer, so no layer's gain is for them.
+        control = optax.masked(
+            control, lambda params: {name: name != UNKNOWNS for name in params}
+        )
+    schedule = {
+        "cosine": optax.cosine_decay_schedule(1.0, max(config.steps, 1)),
+        "exponential": optax.exponential_decay(1.0, 1000, 0.9),
+        "constant": optax.constant_schedule(1.0),
+    }[config.schedule]
+
+    def rate(count):
+        return lr * schedule(count)
+
+    if config.order == "before":
+        return optax.chain(control, optimizers.base(config.optimizer, rate, stack_axis))
+    # The rate comes last: the control would cancel it.
+    base = optimizers.base(config.optimizer, 1.0, stack_axis)
+    return optax.chain(base, control, optax.scale_by_schedule(rate))
 
 
 class Column(NamedTuple):
@@ -32,23 +146,6 @@ class Column(NamedTuple):
     """The step at which loss or weights were no longer finite, or -1."""
 
 
-class Report(NamedTuple):
-    """The results of a chunk of steps; in a run with leading axes (rates, seeds)."""
-
-    loss: jax.Array
-    errors: dict[str, jax.Array]
-    """The relative L2 error of each field whose solution is known."""
-    unknowns: dict[str, jax.Array]
-    """Estimates of the unknown coefficients."""
-    layer_scales: dict[str, jax.Array]
-    losses: dict[str, jax.Array]
-    """The mean square of each term, without weights."""
-    term_scales: dict[str, jax.Array]
-    term_alignment: dict[str, dict[str, jax.Array]]
-    term_weights: dict[str, jax.Array]
-    """By what the gradients of the terms were multiplied."""
-
-
 class Program:
     """The jitted functions of a run, and the columns that they advance together.
 
@@ -59,16 +156,19 @@ class Program:
     def __init__(self, config: Config):
         self.config = config
         self.objective = Objective(config)
-        self.phases = phases(self.objective)
+        both = first_order(self.objective), lbfgs(self.objective)
+        self.phases = [phase for phase in both if phase.end > phase.first]
         self.total_steps = config.steps + config.lbfgs_steps
-        self.step = 0
+        self.step = self.steps_made = 0
         self.compile_seconds = self.run_seconds = 0.0
-        self.steps_made = 0
         # Shapes, until training starts or continues.
         self.columns: Column = jax.eval_shape(self._start)
 
-    def run(self) -> Iterator[tuple[int, Report]]:
-        """Advances chunk by chunk; yields the number of steps done and a report."""
+    def run(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Advances chunk by chunk; yields the number of steps done and a report.
+
+        The arrays of a report have leading axes for rates and seeds.
+        """
         if self.step == 0:
             self.columns = jax.jit(self._start)()
         for phase in self.phases:
@@ -133,11 +233,13 @@ class Program:
 
     def _compiled(self, phase: Phase) -> Any:
         """(columns, first, end) -> columns, report: compiled once for all lengths."""
+
+        def chunk(column, first, end):
+            return self._chunk(phase, column, first, end)
+
         start = time.perf_counter()
-        chunk = functools.partial(self._chunk, phase)
         advance = jax.jit(jax.vmap(chunk, (0, None, None)), donate_argnums=0)
-        lowered = advance.lower(self.columns, np.int32(0), np.int32(1))
-        compiled = lowered.compile()
+        compiled = advance.lower(self.columns, np.int32(0), np.int32(1)).compile()
         self.compile_seconds += time.perf_counter() - start
         return compiled
 
@@ -166,16 +268,21 @@ class Program:
         *_, found = jax.eval_shape(update, column, first)
         found = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
         column, found = jax.lax.fori_loop(first, end, step, (column, found))
-        return column, Report(
-            loss=found.loss,
-            errors=self.objective.errors(column.params),
-            unknowns=unknowns_of(column.params),
-            layer_scales=sg.layer_scales(found.gradient, stack_axis=stack_axis),
-            losses=found.losses,
-            term_scales=sg.term_scales(found.term_grads),
-            term_alignment=_alignment(found.term_grads),
-            term_weights=found.term_weights,
-        )
+        names = sorted(found.term_grads)  # as the leaves of a dict are
+        cosines = sg.term_alignment(found.term_grads) if names else ()
+        return column, {
+            "loss": found.loss,
+            "errors": self.objective.errors(column.params),
+            "unknowns": unknowns_of(column.params),
+            "layer_scales": sg.layer_scales(found.gradient, stack_axis=stack_axis),
+            "losses": found.losses,
+            "term_scales": sg.term_scales(found.term_grads),
+            "term_alignment": {
+                name: dict(zip(names, row, strict=True))
+                for name, row in zip(names, cosines, strict=True)
+            },
+            "term_weights": found.term_weights,
+        }
 
 
 def _begin(phase: Phase) -> Callable[[Column], Column]:
@@ -187,20 +294,8 @@ def _begin(phase: Phase) -> Callable[[Column], Column]:
     return jax.vmap(begin)
 
 
-def _alignment(grads: dict[str, Any]) -> dict[str, dict[str, jax.Array]]:
-    """The cosines between the gradients of each two terms, by name."""
-    if not grads:
-        return {}
-    names = sorted(grads)  # as the leaves of a dict are
-    return {
-        name: dict(zip(names, row, strict=True))
-        for name, row in zip(names, sg.term_alignment(grads), strict=True)
-    }
-
-
 def fields(config: Config, params: Any, points: np.ndarray) -> dict[str, np.ndarray]:
     """The network's fields at points of shape (n, dimension), in float64 for NumPy."""
-    apply = jax.jit(network_of(config).apply)
-    found = apply(params, jnp.asarray(points, config.dtype))
-    names = config.find_problem().fields
-    return {name: np.asarray(found[name], np.float64) for name in names}
+    network = network_of(config)
+    found = jax.jit(network.apply)(params, jnp.asarray(points, config.dtype))
+    return {name: np.asarray(found[name], np.float64) for name in network.fields}

@@ -51,27 +51,15 @@ def test_points_inside(domain, center):
     np.testing.assert_allclose(points.max(axis=0), domain.upper, atol=0.02)
 
 
-def test_points_of_a_box_are_uniform():
-    points = draw(RECTANGLE.sample)
-    assert_shares(points[:, 0] < 1, 1 / 3)
-    assert_shares(points[:, 1] < -0.5, 1 / 2)
-    assert_shares((points[:, 0] < 1) & (points[:, 1] < -0.5), 1 / 6)
-
-
-def test_points_of_a_disc_are_uniform():
+def test_points_are_uniform():
+    x, y = draw(RECTANGLE.sample).T
+    assert_shares([x < 1, y < -0.5, (x < 1) & (y < -0.5)], [1 / 3, 1 / 2, 1 / 6])
     x, y = (draw(DISC.sample) - DISC.center).T
-    assert_shares(np.hypot(x, y) < 0.25, 1 / 4)
-    quadrants = [(x > 0) & (y > 0), (x > 0) & (y < 0), (x < 0) & (y > 0)]
-    assert_shares(quadrants, 1 / 4)
-
-
-def test_points_of_a_union_are_uniform():
+    assert_shares([np.hypot(x, y) < 0.25, (x > 0) & (y > 0)], 1 / 4)
     points = draw(L.sample)
     assert_shares([box.contains(points) for box in L.boxes], [3 / 4, 1 / 4])
-    for box in L.boxes:
-        x, y = points[box.contains(points)].T
-        assert_shares(x < box.lower[0] + 0.5, 1 / 2)
-        assert_shares(y < (box.lower[1] + box.upper[1]) / 2, 1 / 2)
+    x, y = points[L.boxes[0].contains(points)].T
+    assert_shares([x < 0.5, y < 1.5], 1 / 2)
 
 
 def test_domains_are_closed():
@@ -89,29 +77,17 @@ def test_domains_are_closed():
     np.testing.assert_array_equal(L.contains(corner_of_the_l), [True, False, True])
 
 
-def test_a_boundary_has_its_faces_by_area():
+def test_boundaries_are_uniform():
     x, y = draw(RECTANGLE.boundary()).T
-    faces = [x == 0, x == 3, y == -1, y == 0]
-    assert np.any(faces, axis=0).all()
-    assert_shares(faces, [1 / 8, 1 / 8, 3 / 8, 3 / 8])
+    assert_shares([x == 0, x == 3, y == -1, y == 0], [1 / 8, 1 / 8, 3 / 8, 3 / 8])
     assert_shares(x[y == 0] < 1, 1 / 3)
     assert RECTANGLE.contains(np.stack([x, y], axis=-1)).all()
-
-
-def test_the_boundary_of_an_interval_is_its_ends():
     (x,) = draw(INTERVAL.boundary()).T
     assert_shares([x == -1, x == 1], 1 / 2)
-
-
-def test_single_faces():
     x, y = draw(RECTANGLE.face(1, -0.25)).T
     assert (y == -0.25).all()
-    assert_shares(x < 1, 1 / 3)
     x, y = draw(RECTANGLE.faces((0, 3), (1, -1))).T
     assert_shares([x == 3, y == -1], [1 / 4, 3 / 4])
-
-
-def test_the_boundary_of_a_disc_is_its_circle():
     x, y = (draw(DISC.boundary()) - DISC.center).T
     np.testing.assert_allclose(np.hypot(x, y), 0.5, rtol=1e-6)
     assert_shares([x > 0, y > 0, x > y, x > -y], 1 / 2)
@@ -127,22 +103,12 @@ def test_segments_by_length():
     assert_shares(y[x == 3] < 1, 1 / 4)
 
 
-@pytest.mark.parametrize("sampler", [L.sample, DISC.sample, RECTANGLE.boundary()])
-def test_samplers_can_be_mapped_over_keys(sampler):
-    keys = jax.random.split(jax.random.key(0), 3)
-    points = jax.jit(jax.vmap(lambda key: sampler(key, 5, jnp.float32)))(keys)
-    assert points.shape == (3, 5, 2)
-    assert len(np.unique(points)) > 15  # each key has points of its own
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (lambda: Box((0.0,), (1.0, 1.0)), r"lower \(0.0,\) and upper \(1.0, 1.0\)"),
         (lambda: Box((0.0, 1.0), (1.0, 1.0)), "lower < upper on each axis"),
-        (lambda: Box((0.0,), (float("nan"),)), "lower < upper on each axis"),
         (lambda: RECTANGLE.face(2, 0.0), "a box of dimension 2 has no axis 2"),
-        (lambda: RECTANGLE.face(-1, 0.0), "a box of dimension 2 has no axis -1"),
         (
             lambda: RECTANGLE.faces((0, 0.0), (1, 0.5)),
             r"coordinate 0.5 of axis 1 is not within \[-1.0, 0.0\]",

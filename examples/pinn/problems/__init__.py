@@ -40,20 +40,25 @@ PROBLEMS: dict[str, Problem] = {
 }
 
 
+def is_own(name: str) -> bool:
+    """Whether the name of a problem is that of a file."""
+    return name.endswith(".py")
+
+
 def find(name: str, run: Path) -> Problem:
     """A problem by its name, or from a file; `run` is the folder of the run.
 
     If the run has a copy of the file already, that is what counts.
     """
-    if name in PROBLEMS:
-        return PROBLEMS[name]
-    if not own.is_own(name):
+    if is_own(name):
+        path, kept = Path(name), run / own.KEPT
+        return own.load(path, own.source_of(kept if kept.exists() else path))
+    if name not in PROBLEMS:
         raise RunError(
             f"--problem must be one of {', '.join(PROBLEMS)}, or a file that defines "
             f"PROBLEM, such as my_equation.py, got {name}."
         )
-    path, kept = Path(name), run / own.KEPT
-    return own.load(path, own.source_of(kept if kept.exists() else path))
+    return PROBLEMS[name]
 
 
 __all__ = [
@@ -62,6 +67,7 @@ __all__ = [
     "Problem",
     "find",
     "given",
+    "is_own",
     "measured",
     "periodic",
     "read_values",

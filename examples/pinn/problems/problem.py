@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples.pinn.domains import Box, Domain, Sampler
-from examples.pinn.operators import Derivative, Operator
+from examples.pinn.operators import Derivative, Operator, Sweep
 
 Residual = Callable[..., Any]
 """residual(points, u=..., u_x=...): points of shape (n, dimension), then by their names
@@ -22,11 +22,16 @@ Target = Callable[[jax.Array], jax.Array] | float
 """A number, or a function of points of shape (n, dimension) to values of shape (n,)."""
 
 
+def names_taken(residual: Residual) -> tuple[str, ...]:
+    """The quantities that a residual takes: its parameters after the points."""
+    if hasattr(residual, "takes"):
+        return residual.takes
+    return tuple(inspect.signature(residual).parameters)[1:]
+
+
 def _taking(names: Iterable[str], residual: Residual) -> Residual:
-    """Says by a signature which quantities a function of any number of them takes."""
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(name, kind) for name in ("points", *names)]
-    residual.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    """Says which quantities a function of any number of them takes."""
+    residual.takes = tuple(names)  # type: ignore[attr-defined]
     return residual
 
 
@@ -35,7 +40,7 @@ def given(**targets: Target) -> Residual:
 
     def residual(points, **quantities):
         return {
-            name: quantities[name] - _values(name, target, points)
+            name: quantities[name] - (target(points) if callable(target) else target)
             for name, target in targets.items()
         }
 
@@ -64,12 +69,11 @@ class Condition:
 
 def periodic(name: str, box: Box, axis: int, *quantities: str) -> Condition:
     """The quantities have the same values on both faces of a box across an axis."""
-    box.check_axis(axis)
+    face = box.face(axis, box.lower[axis])
 
     def pairs(key, number, dtype):
-        below = box.face(axis, box.lower[axis])(key, number, dtype)
-        above = below.at[:, axis].set(box.upper[axis])
-        return jnp.concatenate([below, above])
+        below = face(key, number, dtype)
+        return jnp.concatenate([below, below.at[:, axis].set(box.upper[axis])])
 
     def residual(points, **values):
         half = len(points) // 2
@@ -88,7 +92,6 @@ def measured(name: str, data: Mapping[str, Any], weight: float = 1.0) -> Conditi
     points, values = _split(data)
 
     def where(key, number, dtype):
-        del key, number
         return jnp.asarray(points, dtype)
 
     def residual(points, **quantities):
@@ -105,6 +108,22 @@ def read_values(path: Path | str) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, by name."""
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
+
+
+def _split(data: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Points, and values by name."""
+    arrays = {name: np.asarray(data[name], np.float64) for name in data}
+    points = arrays.pop("points", np.zeros(0))
+    fit = arrays and all(x.shape == points.shape[:1] for x in arrays.values())
+    if points.ndim != 2 or not points.size or not fit:
+        raise ValueError(
+            'data must hold "points" of shape (n, dimension) and values of shape (n,) '
+            "by name, got "
+            + ", ".join(f"{name} {np.shape(data[name])}" for name in data)
+        )
+    if not all(np.isfinite(x).all() for x in (points, *arrays.values())):
+        raise ValueError("data must be finite")
+    return points, arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,25 +159,12 @@ class Problem:
     def dimension(self) -> int:
         return len(self.coordinates)
 
-    @property
-    def known_names(self) -> tuple[str, ...]:
-        """What a residual may take."""
-        return (*self.fields, *self.operators, *self.unknowns)
-
     def grid(self) -> np.ndarray:
         """Points of a grid over the domain's box in float64, shape (n, dimension)."""
         bounds = self.domain.lower, self.domain.upper
         axes = map(np.linspace, *bounds, self.resolution)
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
         return grid.reshape(-1, self.dimension)
-
-    def measured_outside(self) -> dict[str, np.ndarray]:
-        """Of each measured condition, which of its points are outside the domain."""
-        return {
-            condition.name: ~np.asarray(self.domain.contains(condition.data["points"]))
-            for condition in self.conditions
-            if condition.data
-        }
 
     def reference(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Points, and the solution there by field; no field if it is not known."""
@@ -175,50 +181,68 @@ class Problem:
         by_field = values if isinstance(values, Mapping) else {self.fields[0]: values}
         return {name: np.asarray(x, np.float64) for name, x in by_field.items()}
 
-
-def names_taken(residual: Residual) -> tuple[str, ...]:
-    """The quantities that a residual takes: its parameters after the points."""
-    _, *names = inspect.signature(residual).parameters
-    return tuple(names)
-
-
-def _values(name: str, target: Target, points: jax.Array) -> Any:
-    if not callable(target):
-        return target
-    values = target(points)
-    if jnp.shape(values) != points.shape[:1]:
-        shape = str(jnp.shape(values)).replace(str(len(points)), "n")
-        raise ValueError(
-            f"the target of {name} must map points of shape (n, {points.shape[1]}) to "
-            f"values of shape (n,), got {shape}"
-        )
-    return values
-
-
-def _split(data: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Points, and values by name."""
-    arrays = {name: np.asarray(data[name], np.float64) for name in data}
-    points = arrays.pop("points", None)
-    if points is None or points.ndim != 2 or not arrays:
-        raise ValueError(
-            'data must hold "points" of shape (n, dimension) and values by name, got '
-            + ", ".join(f"{name} {np.shape(data[name])}" for name in data)
-        )
-    if not len(points):
-        raise ValueError("data hold no points")
-    _check_finite("points", np.isfinite(points).all(axis=1))
-    for name, values in arrays.items():
-        if values.shape != points.shape[:1]:
+    def check(self) -> None:
+        """Raises ValueError for mistakes that training would not notice by itself."""
+        n, dimension = 7, self.dimension  # no problem has seven coordinates
+        names = [*self.fields, *self.operators, *self.unknowns]
+        terms = ["residual", *(condition.name for condition in self.conditions)]
+        for name in {*names, *terms}:
+            if names.count(name) > 1 or terms.count(name) > 1:
+                raise ValueError(f"{name} names two things")
+        sweep = Sweep.of(self.operators, self.fields)
+        sizes = {item.operator.dimension for _, item in sweep.derivatives}
+        sizes |= {len(self.domain.lower), len(self.resolution)}
+        if sizes != {dimension}:
             raise ValueError(
-                f"data must hold a value of {name} for each of {len(points)} points, "
-                f"got shape {values.shape}"
+                f"there are {dimension} coordinates, and domain, resolution and "
+                f"operators are for {', '.join(map(str, sorted(sizes)))}"
             )
-        _check_finite(f"values of {name}", np.isfinite(values))
-    return points, arrays
+        self._check_residual("residual", self.domain.sample, self.residual)
+        for condition in self.conditions:
+            self._check_residual(condition.name, condition.where, condition.residual)
+        if callable(self.exact):
+            corners = np.array([self.domain.lower, self.domain.upper], float)
+            found = self.solution(np.resize(corners, (n, dimension)))
+        else:
+            points, found = self.reference()
+            n = len(points)
+        for name, values in found.items():
+            if name not in self.fields or values.shape != (n,):
+                raise ValueError(
+                    "exact must have values of shape (n,) for fields, got "
+                    f"{values.shape} for {name} and {n} points"
+                )
 
+    def _check_residual(self, term: str, sample: Sampler, residual: Residual) -> None:
+        """That it takes what there is, and has a value for each point."""
+        names = [*self.fields, *self.operators, *self.unknowns]
+        if not hasattr(residual, "takes"):
+            first = next(iter(inspect.signature(residual).parameters), "nothing")
+            if first in (*names, "nothing"):
+                raise ValueError(
+                    f"the first argument of a residual is the points; that of {term} "
+                    f"is {first}"
+                )
+        for name in names_taken(residual):
+            if name not in names:
+                raise ValueError(
+                    f"{term} takes {name}, which is none of {', '.join(names)}"
+                )
 
-def _check_finite(what: str, finite: Any) -> None:
-    if not finite.all():
-        raise ValueError(
-            f"data must be finite: {np.sum(~finite)} of {len(finite)} {what} are not"
-        )
+        def zeros():
+            points = sample(jax.random.key(0), 7, jnp.float32)
+            values = {
+                name: jnp.zeros(() if name in self.unknowns else points.shape[:1])
+                for name in names_taken(residual)
+            }
+            return points, residual(points, **values)
+
+        points, found = jax.eval_shape(zeros)
+        n = len(points)
+        shapes = {x.shape for x in jax.tree.leaves(found)}
+        # One value for each point; of a periodic pair, one for both.
+        if not shapes or not shapes <= {(n,), (n // 2,)}:
+            raise ValueError(
+                f"{term} must have a value for each point, shape (n,), got "
+                f"{', '.join(map(str, shapes))} for {n} points"
+            )
