@@ -18,25 +18,16 @@ from examples.common.comparison import Collect, Compare, Plot
 from examples.common.runs import Run
 from examples.image_classification import figures, run, studies
 from examples.image_classification.config import Config, Initialization
-from examples.image_classification.scores import JUDGE
-from examples.image_classification.watch import DivergedError
+from examples.image_classification.studies import JUDGE
+
+CHANGES = (
+    *("epochs", "warmup_epochs", "batch_size", "width_multiplier", "initialization"),
+    *("stochastic_depth", "data_dir"),
+)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Changes:
-    """Options that hold for all runs of a study."""
-
-    epochs: int | None = None
-    warmup_epochs: float | None = None
-    batch_size: int | None = None
-    width_multiplier: float | None = None
-    initialization: Initialization | None = None
-    stochastic_depth: float | None = None
-    data_dir: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Study(Changes):
+@dataclasses.dataclass(frozen=True)
+class Study:
     """Train the runs of a named set that are not finished yet.
 
     Options that are not given have the values of the set.
@@ -52,14 +43,13 @@ class Study(Changes):
     """For each method only the rate that is best among the finished runs."""
     lr: tuple[float, ...] | None = None
     seeds: tuple[int, ...] | None = None
-
-    def runs(self) -> studies.Runs:
-        """The runs to train, by name, all of them checked."""
-        names = [field.name for field in dataclasses.fields(Changes)]
-        changes = command_line.given(self, names)
-        runs = studies.runs(self.name, self.out, self.lr, self.seeds, changes)
-        runs = command_line.checked(runs, self.only)
-        return studies.at_best_rates(runs, self.out) if self.at_best_rate else runs
+    epochs: int | None = None
+    warmup_epochs: float | None = None
+    batch_size: int | None = None
+    width_multiplier: float | None = None
+    initialization: Initialization | None = None
+    stochastic_depth: float | None = None
+    data_dir: Path | None = None
 
 
 Command = (
@@ -71,36 +61,35 @@ Command = (
 )
 
 
-def plot(options: Plot, console: Console) -> None:
-    matplotlib.use("agg")
-    finished = Run(options.run)
-    _ = finished.metrics
-    command_line.checked_settings(Config, finished.path, finished.settings)
-    for path in figures.draw(finished):
-        console.print(f"Figure: {path}", soft_wrap=True)
-
-
 def study(options: Study, console: Console) -> None:
-    runs = options.runs()
+    changes = command_line.given(options, CHANGES)
+    runs = studies.runs(options.name, options.out, options.lr, options.seeds, changes)
+    runs = command_line.checked(runs, options.only)
+    if options.at_best_rate:
+        runs = studies.at_best_rates(runs, options.out)
     for i, (name, config) in enumerate(runs.items()):
         console.rule(f"{name} ({i + 1} of {len(runs)})")
         try:
             run.train(config, console)
-        except DivergedError as error:
-            console.print(f"Stopped: {error}", soft_wrap=True)
+        except run.DivergedError as error:
+            console.print(f"Stopped: {error}")
     console.rule(options.name)
     JUDGE.show(JUDGE.read(config.out for config in runs.values()), console)
 
 
 def do(command: Command) -> None:
-    console = Console()
+    console = Console(soft_wrap=True)  # paths stay whole
+    matplotlib.use("agg")
     match command:
         case Config() as config:
             run.train(config, console)
             JUDGE.show(JUDGE.read([config.out]), console)
-            console.print(f"Run: {config.out}", soft_wrap=True)
+            console.print(f"Run: {config.out}")
         case Plot() as options:
-            plot(options, console)
+            finished = Run(options.run)
+            command_line.checked_settings(Config, finished.path, finished.settings)
+            for path in figures.draw(finished):
+                console.print(f"Figure: {path}")
         case Study() as options:
             study(options, console)
         case Collect() as options:

@@ -26,11 +26,6 @@ Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 PLACE = ("out", "resume", "data_dir", "mesh", "coordinator", "processes", "process")
 """Options of where a run takes place: results do not depend on them."""
 
-COUNTS = ("epochs", "batch_size", "accumulate", "log_every", "checkpoint_every")
-
-SMALL_IMAGE = 64
-"""Networks for images up to this size have a stem without strides."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -39,7 +34,7 @@ class Config:
     out: Path
     """Folder for settings, curves, checkpoints and results."""
     model: ModelName = "resnet50"
-    """The network."""
+    """The network; for images of up to 64 pixels its stem has no strides."""
     norm: Norm = "none"
     """BatchNorm, or nothing in its place."""
     width_multiplier: float = 1.0
@@ -56,16 +51,10 @@ class Config:
     """Height and width that images of a folder are resized to; 224 by default."""
     augment: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Random crops and flips, as is usual for the data set."""
-    mixup: float = 0.0
-    """Alpha of the Beta distribution of mixing weights; 0 for no mixup."""
     optimizer: Optimizer = "sgd"
     """The base optimizer; sgd has momentum 0.9."""
     scale_control: ScaleControl = "stablegrad-prediction"
     """Applied before the optimizer; -prediction: with the paper's reference."""
-    group_by: Literal["layer", "leaf", "tree"] = "layer"
-    """Parameters that share a gain of StableGrad."""
-    statistic: Literal["std", "rms"] = "std"
-    """How StableGrad measures the scale of a layer."""
     epochs: int = 8
     """Passes over the training images."""
     batch_size: int = 128
@@ -73,9 +62,7 @@ class Config:
     accumulate: int = 1
     """Parts that a batch is processed in, one after the other, to save memory."""
     lr: float = 0.1
-    """Peak learning rate."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Of the learning rate after the warm-up."""
+    """Peak learning rate, from which it falls to zero along a cosine."""
     warmup_epochs: float = 1.0
     """Epochs of linear warm-up."""
     weight_decay: float = 0.0
@@ -105,22 +92,26 @@ class Config:
 
     def check(self) -> None:
         """Raises RunError, with the name of the option, if a value makes no sense."""
-        for name in COUNTS:
+        for name in ("epochs", "batch_size", "accumulate", "log_every"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        require(self, "seed", self.seed >= 0, "at least 0")
         for name in ("lr", "width_multiplier"):
             value = getattr(self, name)
             require(self, name, 0 < value < math.inf, "a positive, finite number")
-        for name in ("mixup", "weight_decay", "warmup_epochs"):
+        for name in ("seed", "weight_decay", "warmup_epochs"):
             value = getattr(self, name)
             require(self, name, 0 <= value < math.inf, "at least 0, and finite")
         for name in ("label_smoothing", "ema_decay", "stochastic_depth"):
             value = getattr(self, name) or 0.0
             require(self, name, 0 <= value < 1, "at least 0 and below 1")
-        if self.image_size is not None:
-            require(self, "image_size", self.image_size >= 8, "at least 8")
         whole = self.batch_size % self.accumulate == 0
         require(self, "accumulate", whole, f"a divisor of {self.batch_size}")
+        is_folder = self.data == "folder"
+        fits = is_folder or self.image_size is None
+        require(self, "image_size", fits, "left out: it is for --data folder")
+        if is_folder:
+            what = "a folder with train/<class>/ and val/<class>/, of Parquet files, "
+            what += "written by save_to_disk, or a name on the Hugging Face hub"
+            require(self, "data_dir", self.data_dir, what)
         decays = self.weight_decay == 0 or self.optimizer != "adam"
         require(self, "weight_decay", decays, "0 for adam: adamw decays weights")
 

@@ -1,7 +1,8 @@
 """A training run: from its beginning or its last checkpoint to its results."""
 
 import collections
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,11 +11,25 @@ from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from examples.common import progress
-from examples.common.runs import Recording
+from examples.common.runs import Recording, RunError
 from examples.image_classification.config import Config
 from examples.image_classification.mesh import connect
 from examples.image_classification.train import Program
-from examples.image_classification.watch import MEMORY, DivergedError
+
+MEMORY = 100
+"""Steps among which the cause of a loss that is not finite is looked for."""
+JUMP = 10.0
+"""A scale that is so many times its median before has left its usual range."""
+
+
+class DivergedError(RunError):
+    """The loss is no longer finite."""
+
+    code = 1
+
+    def __init__(self, message: str, step: int, layer: str | None):
+        super().__init__(message)
+        self.step, self.layer = step, layer
 
 
 def train(config: Config, console: Console) -> None:
@@ -26,96 +41,129 @@ def train(config: Config, console: Console) -> None:
     program = Program(config)
     with Recording(config.out, config.settings(), resume=config.resume) as run:
         if run.finished:
-            console.print(
-                f"{config.out} is finished already: nothing to do.", soft_wrap=True
-            )
+            console.print(f"{config.out} is finished already: nothing to do.")
             return
         program.start()
-        found = run.resume(program.template)
+        found = run.resume(lambda step: program.functions.state)
         if found is not None:
-            program.restore(*found)
+            program.step, program.state = found
             console.print(f"Resumed at step {program.step}.")
+        seconds: list[float] = []
         stopped = None
         try:
-            _advance(program, run, console)
+            _advance(program, run, console, seconds)
         except DivergedError as error:
             stopped = error
-        run.finish(lambda: _results(program, run, stopped))
+        run.finish(lambda: _results(program, run, seconds, stopped))
         if stopped is not None:
             raise stopped
 
 
-def _advance(program: Program, run: Recording, console: Console) -> None:
-    """Trains to the end; writes history, events and checkpoints."""
-    config, before = program.config, program.step
-    recent: collections.deque[Mapping[str, float]] = collections.deque(maxlen=MEMORY)
+def _advance(
+    program: Program, run: Recording, console: Console, seconds: list[float]
+) -> None:
+    """Trains to the end; writes history, events and checkpoints.
+
+    The steps between two lines of the history are looked at together. Their mean
+    durations are added to `seconds`.
+    """
+    config, steps_per_epoch = program.config, program.steps_per_epoch
+    scales: collections.deque[Mapping[str, float]] = collections.deque(maxlen=MEMORY)
     name = f"{config.model} on {config.data}"
-    bar = progress.Steps(console, name, program.total_steps, before)
+    bar = progress.Steps(console, name, program.total_steps, program.step)
     # Events that a killed run wrote after its last checkpoint are hidden.
     events = SummaryWriter(
         str(run.path / "events"),
-        purge_step=before,
+        purge_step=program.step,
         write_to_disk=jax.process_index() == 0,
     )
+    reports: list[dict[str, Any]] = []
     with bar, events:
-        for step, reports in program.run():
-            scales = reports[-1].layer_scales
-            shown = {"loss": float(np.mean([report.loss for report in reports]))}
-            entry: dict[str, Any] = {
-                "step": step,
-                **shown,
-                "layer_scales": {k: float(f"{v:.4g}") for k, v in scales.items()},
-            }
-            if program.at_end_of_epoch:
+        for batch in program.batches():
+            report = program.advance(batch)
+            if not reports:
+                start = time.perf_counter()  # behind the compilation of the first step
+            reports.append(report)
+            step, at_end = program.step, program.step % steps_per_epoch == 0
+            if step % config.log_every and not at_end:
+                continue
+            reports = jax.device_get(reports)
+            seconds.append((time.perf_counter() - start) / len(reports))
+            last = reports[-1]["layer_scales"].items()
+            rounded = {layer: float(f"{scale:.4g}") for layer, scale in last}
+            entry = {"step": step, "layer_scales": rounded}
+            shown = {"loss": float(np.mean([report["loss"] for report in reports]))}
+            if at_end:
+                entry["epoch"] = step // steps_per_epoch
                 shown |= program.results_of_epoch()
-                entry |= {"epoch": step // program.steps_per_epoch, **shown}
-            run.append(entry)
-            for at, report in enumerate(reports, before):
-                recent.append(report.layer_scales)
-                if not np.isfinite(report.loss):
-                    raise DivergedError(at, report.loss, recent, _hint(config))
+            run.append(entry | shown)
+            for at, report in enumerate(reports, step - len(reports)):
+                scales.append(report["layer_scales"])
+                if not np.isfinite(report["loss"]):
+                    raise diverged(config, at, report["loss"], scales)
             for tag, value in shown.items():
                 events.add_scalar(tag, value, step)
-            now = f"loss {reports[-1].loss:.3g}, "
-            now += f"{config.batch_size / program.step_seconds[-1]:.0f} images/s"
-            if "test_accuracy" in shown:
+            now = f"loss {shown['loss']:.3g}, "
+            now += f"{config.batch_size / seconds[-1]:.0f} images/s"
+            if at_end:
                 now += f", test accuracy {shown['test_accuracy']:.4f}"
             bar.show(step, now)
-            every = config.checkpoint_every
-            if step // every > before // every or program.at_end_of_epoch:
+            if at_end or step % config.checkpoint_every < len(reports):
                 run.save(step, program.state)
-            before = step
+            reports = []
 
 
 def _results(
-    program: Program, run: Recording, stopped: DivergedError | None
+    program: Program,
+    run: Recording,
+    seconds: Sequence[float],
+    stopped: DivergedError | None,
 ) -> dict[str, Any]:
-    config, dataset, seconds = program.config, program.dataset, program.step_seconds
-    epochs = [entry for entry in run.history() if "epoch" in entry]
-    names = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    config, dataset = program.config, program.dataset
+    last = [entry["test_accuracy"] for entry in run.history() if "epoch" in entry][-1:]
     step_seconds = float(np.median(seconds)) if seconds else None
     return {
-        "test_accuracy": None if stopped else epochs[-1]["test_accuracy"],
+        "test_accuracy": None if stopped else last[0],
         "stopped_at_step": stopped.step if stopped else -1,
         "first_layer_to_go": stopped.layer if stopped else None,
         "step_seconds": step_seconds,
         "images_per_second": config.batch_size / step_seconds if step_seconds else None,
         "compile_seconds": program.compile_seconds,
-        "curves": {name: [entry[name] for entry in epochs] for name in names},
         "data": {
             "name": config.data,
             "training_images": len(dataset.train.labels),
             "test_images": len(dataset.test.labels),
-            "image_shape": dataset.image_shape,
-            "classes": dataset.classes,
         },
         "mesh": dict(program.layout.mesh.shape),
         "processes": jax.process_count(),
     }
 
 
-def _hint(config: Config) -> str:
-    lower = f"Try a lower --lr than {config.lr:g}"
+def diverged(
+    config: Config, step: int, loss: float, scales: Sequence[Mapping[str, float]]
+) -> DivergedError:
+    """Names the layer whose gradient was the first to leave its usual range.
+
+    `scales` are those of each layer up to the step, oldest first.
+    """
+    layer, why = None, "the gradients gave no warning"
+    values = np.array([list(of_step.values()) for of_step in scales])
+    for i in range(1, len(values)):
+        usual = np.median(values[:i], axis=0)
+        ratios = np.divide(values[i], usual, out=np.ones_like(usual), where=usual > 0)
+        ratios = np.where(np.isfinite(values[i]), ratios, np.inf)
+        if ratios.max() >= JUMP and ratios.min() < ratios.max():
+            layer = list(scales[0])[ratios.argmax()]
+            how = f"was {ratios.max():.0f} times its median before"
+            if np.isinf(ratios.max()):
+                how = "was no longer finite"
+            at = step + 1 - len(values) + i
+            why = f"the gradient of {layer} went first: its scale {how} at step {at}"
+            break
+    other = "--initialization depth-scaled"
     if config.scale_control == "none":
-        return f"{lower}, or --scale-control stablegrad-prediction."
-    return f"{lower}, or --initialization depth-scaled."
+        other = "--scale-control stablegrad-prediction"
+    hint = f"Try a lower --lr than {config.lr:g}, or {other}."
+    return DivergedError(
+        f"the loss is {loss} at step {step}; {why}. {hint}", step, layer
+    )

@@ -1,6 +1,8 @@
 """The layers that the models are made of, and their initial weights.
 
-All are called as layer(x, train=train), images being [n, h, w, channels].
+All are called as layer(x, train=train), images being [n, h, w, channels]. They hold
+parameters and running statistics, and nothing else: no random state, so that a training
+step is a pure function of its arguments.
 
 Initially every layer keeps the second moment of activations at one: a convolution with
 an activation behind it takes `variance_preserving(activation)`. Where nothing follows
@@ -10,10 +12,8 @@ that sigmoid(z) starts in its linear range; the convolution after the gate makes
 the factor of about 1/2 with `variance_preserving(sigmoid)`. Biases start at zero.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,104 +25,45 @@ from stablegrad_optax.initializers import Activation, variance_preserving
 Initializer = jax.nn.initializers.Initializer
 
 
-@dataclasses.dataclass(frozen=True)
-class Layers:
-    """Makes the layers of one model."""
-
-    config: Config
-    rngs: nnx.Rngs
-    num_classes: int
-    in_channels: int = 3
-    small_images: bool = False
-    """A stem that keeps the size of images of about 32 pixels."""
-    epsilon: float = 1e-5
-    """Of BatchNorm."""
-
-    @property
-    def dtype(self) -> Any:
-        """Of the computation; parameters, statistics and logits are float32."""
-        return jnp.dtype(self.config.dtype)
-
-    def width(self, channels: int) -> int:
-        """Channels rounded to a multiple of 8, which suits hardware; below 8 to one."""
-        scaled = channels * self.config.width_multiplier
-        return 8 * int(scaled / 8 + 0.5) or max(1, round(scaled))
-
-    def conv(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        depthwise: bool = False,
-        activation: Activation | None = None,
-        initializer: Initializer | None = None,
-    ) -> "ConvNorm":
-        """A ConvNorm, by default initialised for the activation that follows."""
-        conv = nnx.Conv(
-            in_channels,
-            out_channels,
-            (kernel_size, kernel_size),
-            strides=(stride, stride),
-            # The same on both sides, unlike "SAME" with a stride of 2.
-            padding=kernel_size // 2,
-            feature_group_count=in_channels if depthwise else 1,
-            use_bias=False,
-            kernel_init=initializer or gain_of(activation),
-            dtype=self.dtype,
-            rngs=self.rngs,
-        )
-        norm = None
-        if self.config.norm == "batch":
-            # Scale and bias start at constants. Not the model's rngs, so that a seed
-            # gives the same convolutions with BatchNorm and without.
-            norm = nnx.BatchNorm(
-                out_channels,
-                momentum=0.9,
-                epsilon=self.epsilon,
-                dtype=jnp.float32,
-                rngs=nnx.Rngs(0),
-            )
-        return ConvNorm(conv, norm, activation)
-
-    def linear(
-        self, in_features: int, out_features: int, activation: Activation | None = None
-    ) -> nnx.Linear:
-        """In float32, at little cost: its inputs are means over pixels."""
-        return nnx.Linear(
-            in_features,
-            out_features,
-            kernel_init=gain_of(activation),
-            dtype=jnp.float32,
-            rngs=self.rngs,
-        )
-
-    def drop_rates(self, num_blocks: int, published: float) -> list[float]:
-        """Rising linearly from 0 at the first block to nearly the given rate."""
-        rate = self.config.stochastic_depth
-        rate = published if rate is None else rate
-        return [rate * index / num_blocks for index in range(num_blocks)]
-
-    def branch_end(
-        self, num_branches: int, activation: Activation | None = None
-    ) -> Initializer:
-        """Initialises the last convolution of one of this many residual branches.
-
-        The activation is the one behind it, or that of the gate before it. A branch is
-        as large as its shortcut, so that without normalisation second moments may
-        double with each block. "depth-scaled" branches add L times 1/L.
-        """
-        initializer = gain_of(activation)
-        if self.config.initialization == "variance-preserving":
-            return initializer
-        return lambda *args: num_branches**-0.5 * initializer(*args)
-
-
 @functools.cache
 def gain_of(activation: Activation | None) -> Initializer:
     """variance_preserving, where None stands for the identity."""
     return variance_preserving(nnx.identity if activation is None else activation)
+
+
+def branch_end(
+    config: Config, branches: int, activation: Activation | None = None
+) -> Initializer:
+    """Initialises the last convolution of one of this many residual branches.
+
+    The activation is the one behind it, or that of the gate before it. A branch is as
+    large as its shortcut, so that without normalisation second moments may double with
+    each block. "depth-scaled" branches add L times 1/L.
+    """
+    initializer = gain_of(activation)
+    if config.initialization == "variance-preserving":
+        return initializer
+    return lambda *args: branches**-0.5 * initializer(*args)
+
+
+def scaled_width(config: Config, channels: int) -> int:
+    """Rounded to a multiple of 8, which suits hardware; below 8 to one."""
+    scaled = channels * config.width_multiplier
+    return 8 * int(scaled / 8 + 0.5) or max(1, round(scaled))
+
+
+def drop_rates(config: Config, blocks: int, published: float) -> list[float]:
+    """Rising linearly from 0 at the first block to nearly the given rate."""
+    rate = config.stochastic_depth
+    rate = published if rate is None else rate
+    return [rate * index / blocks for index in range(blocks)]
+
+
+def linear(
+    inputs: int, outputs: int, rngs: nnx.Rngs, activation: Activation | None = None
+) -> nnx.Linear:
+    """In float32, at little cost: its inputs are means over pixels."""
+    return nnx.Linear(inputs, outputs, kernel_init=gain_of(activation), rngs=rngs)
 
 
 class ConvNorm(nnx.Module):
@@ -132,15 +73,49 @@ class ConvNorm(nnx.Module):
     without BatchNorm shall differ in nothing else.
     """
 
-    def __init__(self, conv: nnx.Conv, norm: nnx.BatchNorm | None, activation: Any):
-        self.conv = conv
+    def __init__(
+        self,
+        config: Config,
+        rngs: nnx.Rngs,
+        inputs: int,
+        outputs: int,
+        size: int,
+        *,
+        stride: int = 1,
+        depthwise: bool = False,
+        activation: Activation | None = None,
+        initializer: Initializer | None = None,
+        epsilon: float = 1e-5,
+    ):
+        self.conv = nnx.Conv(
+            inputs,
+            outputs,
+            (size, size),
+            strides=(stride, stride),
+            padding=size // 2,  # the same on both sides, unlike "SAME" with a stride
+            feature_group_count=inputs if depthwise else 1,
+            use_bias=False,
+            kernel_init=initializer or gain_of(activation),
+            dtype=jnp.dtype(config.dtype),
+            rngs=rngs,
+        )
+        norm = None
+        if config.norm == "batch":
+            # In float32: bfloat16 would round the running averages. Not the model's
+            # rngs: a seed gives the same convolutions with BatchNorm and without.
+            norm = nnx.BatchNorm(
+                outputs,
+                momentum=0.9,
+                epsilon=epsilon,
+                dtype=jnp.float32,
+                rngs=nnx.Rngs(0),
+            )
         self.norm = norm
         self.activation = activation
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = self.conv(x)
         if self.norm is not None:
-            # Always in float32: bfloat16 would round the running averages.
             x = self.norm(x, use_running_average=not train).astype(x.dtype)
         return x if self.activation is None else self.activation(x)
 
@@ -151,22 +126,14 @@ class SqueezeExcitation(nnx.Module):
     As published, its two layers have biases and no norm follows them.
     """
 
-    def __init__(self, layers: Layers, channels: int, hidden_channels: int):
-        self.squeeze = layers.linear(channels, hidden_channels, nnx.silu)
-        self.excite = layers.linear(hidden_channels, channels)
+    def __init__(self, channels: int, hidden: int, rngs: nnx.Rngs):
+        self.squeeze = linear(channels, hidden, rngs, nnx.silu)
+        self.excite = linear(hidden, channels, rngs)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         del train
         gate = nnx.sigmoid(self.excite(nnx.silu(self.squeeze(pixel_means(x)))))
         return x * gate[:, None, None, :].astype(x.dtype)
-
-
-class MaxPool(nnx.Module):
-    """Over 3 x 3 pixels, with a stride of 2."""
-
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        del train
-        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 class Block(nnx.Module):
@@ -179,11 +146,11 @@ class Block(nnx.Module):
     def __init__(
         self,
         branch: Sequence[nnx.Module],
+        drop_rate: float,
         *,
-        residual: bool,
+        residual: bool = True,
         shortcut: ConvNorm | None = None,
         activation: Activation | None = None,
-        drop_rate: float,
     ):
         self.branch = nnx.List(branch)
         self.residual = residual
@@ -209,29 +176,30 @@ class Network(nnx.Module):
 
     def __init__(
         self,
-        layers: Layers,
-        stem: Sequence[nnx.Module],
+        stem: ConvNorm,
         blocks: Sequence[Block],
-        head: Sequence[nnx.Module],
-        features: int,
+        head: Sequence[ConvNorm],
+        classifier: nnx.Linear,
+        *,
+        pool: bool = False,
     ):
-        self.stem = nnx.List(stem)
+        self.stem = nnx.List([stem])
+        self.pool = pool
         self.blocks = nnx.List(blocks)
         self.head = nnx.List(head)
-        self.classifier = layers.linear(features, layers.num_classes)
-        self.dtype = layers.dtype
+        self.classifier = classifier
 
     def __call__(
         self, images: jax.Array, *, train: bool, key: jax.Array | None
     ) -> jax.Array:
-        """Logits, float32 [n, num_classes], of normalised images.
+        """Logits, float32 [n, classes], of normalised images.
 
         In training, BatchNorm uses the statistics of this batch and updates its running
         averages, and stochastic depth needs a key.
         """
-        x = images.astype(self.dtype)
-        for layer in self.stem:
-            x = layer(x, train=train)
+        x = self.stem[0](images, train=train)
+        if self.pool:
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for index, block in enumerate(self.blocks):
             block_key = None if key is None else jax.random.fold_in(key, index)
             x = block(x, train=train, key=block_key)

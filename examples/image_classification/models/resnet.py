@@ -4,9 +4,12 @@ In bottleneck blocks the 3 x 3 convolution has the stride ("v1.5"), which is wha
 published results are of.
 """
 
+import functools
+
 from flax import nnx
 
-from examples.image_classification.models.layers import Block, Layers, MaxPool, Network
+from examples.image_classification.config import Config
+from examples.image_classification.models import layers
 
 MODELS = {
     "resnet18": (2, 2, 2, 2),
@@ -18,48 +21,41 @@ MODELS = {
 BOTTLENECK = ("resnet50", "resnet101")
 
 
-def build(layers: Layers) -> Network:
+def build(
+    config: Config, rngs: nnx.Rngs, classes: int, channels: int, small_images: bool
+) -> layers.Network:
     """A ResNet; for small images its stem is one 3 x 3 convolution of stride 1."""
-    name = layers.config.model
-    depths, bottleneck = MODELS[name], name in BOTTLENECK
-    num_blocks = sum(depths)
-    last_initializer = layers.branch_end(num_blocks)
-    rates = iter(layers.drop_rates(num_blocks, published=0.0))
-    relu = nnx.relu
-
-    stem_width = channels = layers.width(64)
+    depths, bottleneck = MODELS[config.model], config.model in BOTTLENECK
+    conv, relu = functools.partial(layers.ConvNorm, config, rngs), nnx.relu
+    end = layers.branch_end(config, sum(depths))
+    rates = iter(layers.drop_rates(config, sum(depths), published=0.0))
+    stem_width = before = layers.scaled_width(config, 64)
     blocks = []
     for stage, depth in enumerate(depths):
-        width = layers.width(64 * 2**stage)
-        out_channels = 4 * width if bottleneck else width
+        width = layers.scaled_width(config, 64 * 2**stage)
+        after = 4 * width if bottleneck else width
         for index in range(depth):
             stride = 2 if stage > 0 and index == 0 else 1
             shortcut = None
-            if stride > 1 or channels != out_channels:
-                shortcut = layers.conv(channels, out_channels, 1, stride=stride)
-            branch, hidden = [], channels
+            if stride > 1 or before != after:
+                shortcut = conv(before, after, 1, stride=stride)
             if bottleneck:
-                branch.append(layers.conv(channels, width, 1, activation=relu))
-                hidden = width
-            branch.append(layers.conv(hidden, width, 3, stride=stride, activation=relu))
-            size = 1 if bottleneck else 3
-            last = layers.conv(width, out_channels, size, initializer=last_initializer)
-            block = Block(
-                [*branch, last],
-                residual=True,
-                shortcut=shortcut,
-                activation=relu,
-                drop_rate=next(rates),
+                branch = [
+                    conv(before, width, 1, activation=relu),
+                    conv(width, width, 3, stride=stride, activation=relu),
+                    conv(width, after, 1, initializer=end),
+                ]
+            else:
+                branch = [
+                    conv(before, width, 3, stride=stride, activation=relu),
+                    conv(width, after, 3, initializer=end),
+                ]
+            rate = next(rates)
+            blocks.append(
+                layers.Block(branch, rate, shortcut=shortcut, activation=relu)
             )
-            blocks.append(block)
-            channels = out_channels
-
-    stem: list[nnx.Module]
-    if layers.small_images:
-        stem = [layers.conv(layers.in_channels, stem_width, 3, activation=relu)]
-    else:
-        first = layers.conv(
-            layers.in_channels, stem_width, 7, stride=2, activation=relu
-        )
-        stem = [first, MaxPool()]
-    return Network(layers, stem, blocks, head=[], features=channels)
+            before = after
+    size, stride = (3, 1) if small_images else (7, 2)
+    stem = conv(channels, stem_width, size, stride=stride, activation=relu)
+    classifier = layers.linear(before, classes, rngs)
+    return layers.Network(stem, blocks, [], classifier, pool=not small_images)
