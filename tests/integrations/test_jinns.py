@@ -1,7 +1,5 @@
 """jinns: a Poisson equation, whose coefficient is found from observations."""
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 import regression
-from regression import SCHEDULE, STEPS, WIDTH
+from regression import WIDTH
 
 import stablegrad_optax as sg
 
@@ -18,6 +16,9 @@ jinns = pytest.importorskip("jinns")
 
 # jinns silences it when it is imported; pytest starts from its own filters.
 pytestmark = pytest.mark.filterwarnings(r"ignore:Using `field\(init=False\)`")
+
+
+JINNS = pytest.mark.compatible("framework", "jinns")
 
 
 # recipe: solve
@@ -64,18 +65,23 @@ def solve(loss, points, observations, params, tx, steps):
 
 
 # recipe: loss terms
-def loss_terms(params, loss, batch):
+TERMS = ("dyn_loss", "boundary_loss", "observations")
+tx = optax.chain(sg.balance_terms(TERMS), optax.adam(1e-2))
+
+
+def losses(params, loss, batch):
     _, terms = loss.evaluate(params, batch)
-    return terms
+    # Those that the problem has; each may be a tuple, such as one for each equation.
+    return {name: sum(jax.tree.leaves(term)) for name, term in terms.items()}
 
 
-@functools.partial(jax.jit, static_argnames="tx")
-def train_step(params, opt_state, points, observations, loss, tx):
+@jax.jit
+def train_step(params, opt_state, points, observations, loss):
     points, batch = points.get_batch()
     observations, observed = observations.get_batch()
     batch = jinns.data.append_obs_batch(batch, observed)
-    values, grads = sg.value_and_grad_of_terms(loss_terms)(params, loss, batch)
-    updates, opt_state = tx.update(sg.balance_terms(grads), opt_state, params)
+    values, grads = sg.value_and_grad_of_terms(losses)(params, loss, batch)
+    updates, opt_state = tx.update(grads, opt_state, params, values=values)
     params = optax.apply_updates(params, updates)
     return params, opt_state, points, observations, values
 
@@ -109,56 +115,39 @@ def problem():
     return u, params, observations
 
 
-@pytest.mark.compatible("framework", "jinns")
+@JINNS
 def test_inverse_problem():
     u, params, observations = problem()
     loss, points = of_poisson(u, params)
-    tx = regression.observed(optax.adam(SCHEDULE))
-    params, losses, opt_state = solve(loss, points, observations, params, tx, STEPS)
+    steps = 300
+    tx = regression.observed(optax.adam(optax.cosine_decay_schedule(1e-2, steps)))
+    params, losses, opt_state = solve(loss, points, observations, params, tx, steps)
     assert losses[-1] < losses[0] / 100
     np.testing.assert_allclose(params.eq_params.coefficient, 1.5, atol=0.05)
     regression.check_layers(opt_state, layers)
     # The coefficient is no layer: its gradient passes unchanged.
-    before, _, after, _ = opt_state
-    assert before.updates.eq_params.coefficient != 0
-    assert before.updates.eq_params.coefficient == after.updates.eq_params.coefficient
+    before, after = (
+        optax.tree.get(opt_state, name).eq_params.coefficient
+        for name in ("before", "after")
+    )
+    assert before == after != 0
 
 
-class ScaledPoisson(Poisson):
-    """Its loss is that of Poisson times the square of the factor."""
-
-    factor: float = 1.0
-
-    def equation(self, x, u, params):
-        return self.factor * super().equation(x, u, params)
-
-
-def with_factor(loss, factor):
-    equation = ScaledPoisson(factor=factor)
-    return eqx.tree_at(lambda loss: loss.dynamic_loss, loss, (equation,))
-
-
-@pytest.mark.compatible("framework", "jinns")
+@JINNS
 def test_loss_terms():
     u, start, observations = problem()
     loss, points = of_poisson(u, start)
-    loss = with_factor(loss, 1.0)
-    tx = optax.chain(sg.stablegrad(), optax.adam(1e-2))
 
     def train(loss):
-        """The parameters, and the terms at the first and the last step."""
+        """The parameters, and the terms of the first and of the last step."""
         carry, history = (start, tx.init(start), points, observations), []
         for _ in range(30):
-            *carry, values = train_step(*carry, loss, tx)
-            history.append(jax.tree.leaves(values))
-        return carry[0], np.array(history[0]), np.array(history[-1])
+            *carry, values = train_step(*carry, loss)
+            history.append(values)
+        return carry[0], history[0], history[-1]
 
     params, first, last = train(loss)
-    assert len(first) == 3
-    assert (last < first).all()
-    scaled_params, scaled_first, _ = train(with_factor(loss, 100.0))
-    np.testing.assert_allclose(scaled_first, [1e4, 1, 1] * first, rtol=1e-5)
-    chex.assert_trees_all_close(scaled_params, params, rtol=1e-3, atol=1e-5)
+    assert all(last[name] < first[name] for name in TERMS)
     # The terms are those before jinns multiplies them by its weights.
     weighted = eqx.tree_at(
         lambda loss: loss.loss_weights.dyn_loss, loss, replace_fn=lambda w: 1e4 * w
