@@ -394,14 +394,14 @@ def test_training_lowers_every_term_whatever_their_weights():
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (["ab"], {}, "terms must be names of terms, got 'ab'"),
-        ([("a", 1)], {}, "terms must be names of terms"),
-        ([()], {}, "one or more different names"),
-        ([("a", "a")], {}, "one or more different names"),
+        (["ab"], {}, "terms must be .*'ab'"),
+        ([("a", 1)], {}, "terms must be .*1"),
+        ([()], {}, "terms must be "),
+        ([("a", "a")], {}, "terms must be "),
         (
             [NAMES, {"x": 1.0}],
             {},
-            r"'x', which is not one of the terms \('a', 'b', 'c'",
+            "'x'.*'a', 'b', 'c'",
         ),
         ([NAMES, {"b": -2.0}], {}, "weight of 'b' must not be negative, got -2.0"),
         ([NAMES, {"b": jnp.ones(2)}], {}, "weight of 'b' must be a scalar"),
@@ -424,15 +424,15 @@ FP8 = {"params": TERM, "_overwrite_with_gradient": {"scale": jnp.ones(1)}}
 @pytest.mark.parametrize(
     ("grads", "values", "message"),
     [
-        (TERMS, None, r"update\(..., values=values\), or choose power=0"),
-        (TERMS | {"x": TERM}, VALUES, r"grads must be of the terms \('a', 'b', 'c'\)"),
-        ({"a": TERM, "b": TERM}, VALUES, r"got \('a', 'b'\)"),
-        (TERM, VALUES, r"grads must be of the terms .* got \('w',\)"),
-        ([TERM] * 3, VALUES, "grads must be a dict with the terms .* got list"),
-        (TERMS, {"a": 1.0}, r"values must be of the terms .* got \('a',\)"),
-        (TERMS, 1.0, "values must be a dict with the terms .* got float"),
+        (TERMS, None, "values=.*power=0"),
+        (TERMS | {"x": TERM}, VALUES, "grads.*'a', 'b', 'c'.*'x'"),
+        ({"a": TERM, "b": TERM}, VALUES, r"grads.*'a', 'b', 'c'.*\('a', 'b'\)"),
+        (TERM, VALUES, "grads.*'a', 'b', 'c'.*'w'"),
+        ([TERM] * 3, VALUES, "grads must be a dict.*list"),
+        (TERMS, {"a": 1.0}, r"values.*'a', 'b', 'c'.*\('a',\)"),
+        (TERMS, 1.0, "values must be a dict.*float"),
         (TERMS | {"b": {}}, VALUES, "no floating-point elements"),
-        (dict.fromkeys(NAMES, FP8), VALUES, "_overwrite_with_gradient.*is no gradient"),
+        (dict.fromkeys(NAMES, FP8), VALUES, "leaf '_overwrite_with_gradient/scale'"),
     ],
 )
 def test_bad_arguments_at_update(grads, values, message):

@@ -259,7 +259,7 @@ def test_terms_in_lists_and_leaves_of_other_kinds():
     [
         ({"counts": np.array([1, 2])}, "no floating-point elements"),
         ({}, "no floating-point elements"),
-        ({"params": 1.0, "_overwrite_with_gradient": {"s": 1.0}}, "/s' is no gradient"),
+        ({"params": 1.0, "_overwrite_with_gradient": {"s": 1.0}}, "gradient/s'"),
     ],
 )
 def test_what_has_no_scale(function, term, message):
