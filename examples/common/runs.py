@@ -170,9 +170,10 @@ class Recording(Run):
             "settings": self._settings,
             "versions": {
                 "python": platform.python_version(),
-                "jax": jax.__version__,
-                "optax": optax.__version__,
-                "stablegrad_optax": sg.__version__,
+                **{
+                    package.__name__: package.__version__
+                    for package in (jax, optax, sg)
+                },
             },
             "platform": jax.default_backend(),
             "device": jax.devices()[0].device_kind,

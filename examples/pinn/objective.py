@@ -1,6 +1,5 @@
 """What is minimised: the network that a configuration names, and its loss."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,17 +11,8 @@ import stablegrad_optax as sg
 from examples.common.runs import RunError
 from examples.pinn import operators
 from examples.pinn.config import Config
-from examples.pinn.domains import Sampler
 from examples.pinn.network import DeepNetwork
-from examples.pinn.problems.problem import Residual, names_taken
-
-ACTIVATIONS: dict[str, operators.Activation] = {
-    "tanh": jnp.tanh,
-    "sin": jnp.sin,
-    "gelu": jax.nn.gelu,
-    "silu": jax.nn.silu,
-    "softplus": jax.nn.softplus,
-}
+from examples.pinn.problems.problem import Condition, names_taken
 
 INITIALIZERS: dict[str, Callable[[operators.Activation], Any]] = {
     "glorot": lambda activation: jax.nn.initializers.glorot_normal(),
@@ -42,7 +32,10 @@ CPU_BLOCK = 4096
 
 def network_of(config: Config) -> DeepNetwork:
     """The network that a configuration names."""
-    problem, activation = config.find_problem(), ACTIVATIONS[config.activation]
+    problem = config.find_problem()
+    activation = getattr(
+        jnp if config.activation == "sin" else jax.nn, config.activation
+    )
     try:
         kernel_init = INITIALIZERS[config.initialization](activation)
     except ValueError as error:
@@ -79,20 +72,6 @@ def unknowns_of(params: Any) -> dict[str, jax.Array]:
     return params.get(UNKNOWNS, {})
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """What is to be zero at some points: the equation, or a condition."""
-
-    name: str
-    sample: Sampler
-    residual: Residual
-    weight: float = 1.0
-
-    @property
-    def takes(self) -> tuple[str, ...]:
-        return names_taken(self.residual)
-
-
 class Objective:
     """The terms of a problem's loss: the residual, and each condition by its name.
 
@@ -104,10 +83,8 @@ class Objective:
         self.config = config
         self.problem = problem = config.find_problem()
         self.network = network_of(config)
-        self.parts = [
-            Part(RESIDUAL, problem.domain.sample, problem.residual),
-            *(Part(c.name, c.where, c.residual, c.weight) for c in problem.conditions),
-        ]
+        inside = Condition(RESIDUAL, problem.domain.sample, problem.residual)
+        self.parts = [inside, *problem.conditions]
         self.sweep = operators.Sweep.of(problem.operators, problem.fields)
         self.block = CPU_BLOCK if jax.default_backend() == "cpu" else None
         points, solution = problem.reference()
@@ -130,14 +107,14 @@ class Objective:
         for part, key in zip(self.parts, keys, strict=True):
             is_inside = part.name == RESIDUAL
             number = interior if is_inside else self.config.condition_points
-            points[part.name] = part.sample(key, number, self.config.dtype)
+            points[part.name] = part.where(key, number, self.config.dtype)
         return points
 
     def predict(self, params: Any, points: Mapping[str, jax.Array]) -> dict[str, Any]:
         """The fields at the points of each part, and the derivatives it takes."""
         found = {}
         for part in self.parts:
-            sweep = self.sweep.only(part.takes)
+            sweep = self.sweep.only(names_taken(part.residual))
             apply = functools.partial(self.network.apply, params, sweep=sweep)
             at = points[part.name]
             found[part.name] = operators.in_blocks(apply, at, self.block)
@@ -153,7 +130,7 @@ class Objective:
         losses: dict[str, Any] = {}
         for part in self.parts:
             known = {**predictions[part.name], **unknowns}
-            taken = {name: known[name] for name in part.takes}
+            taken = {name: known[name] for name in names_taken(part.residual)}
             zero = part.residual(points[part.name], **taken)
             squares = jax.tree.map(lambda x: jnp.mean(x**2), zero)
             if part.name == RESIDUAL and self.problem.split_residuals:
@@ -181,20 +158,9 @@ class Objective:
         weights = {part.name: factor * part.weight for part in self.parts[1:]}
         return {name: weights.get(name, 1.0) for name in terms}
 
-    def loss(
-        self,
-        predictions: Mapping[str, Any],
-        points: Mapping[str, jax.Array],
-        unknowns: Mapping[str, jax.Array],
-    ) -> jax.Array:
+    def loss(self, params: Any, points: Mapping[str, jax.Array]) -> jax.Array:
         """The weighted sum of the terms."""
-        losses = self.losses(predictions, points, unknowns)
-        return weighted_sum(losses, self.weights)
-
-    def weighted(self, params: Any, points: Mapping[str, jax.Array]) -> jax.Array:
-        """The loss of parameters."""
-        predictions = self.predict(params, points)
-        return self.loss(predictions, points, unknowns_of(params))
+        return weighted_sum(self.terms(params, points)[0], self.weights)
 
 
 def weighted_sum(terms: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:

@@ -121,19 +121,16 @@ def finite_rate(run: Run, config: Config, rate: int | None, seed: int) -> int:
 
     Raises RunError if there is no such column, or if it has stopped.
     """
-    errors = final_errors(run.metrics)
-    rate = ERROR.best_rate(errors) if rate is None else rate
-    for option, value, number in (
-        ("--lr-index", rate, errors.shape[0]),
-        ("--seed", seed, errors.shape[1]),
-    ):
-        if not 0 <= value < number:
-            raise RunError(f"{option} must be from 0 to {number - 1}, got {value}.")
-    stopped_at = run.metrics["stopped_at_step"][rate][seed]
-    if stopped_at >= 0:
+    rate = ERROR.best_rate(final_errors(run.metrics)) if rate is None else rate
+    if rate not in range(len(config.lr)) or seed not in range(config.seeds):
         raise RunError(
-            f"learning rate {config.lr[rate]:g}, seed {seed} stopped at step "
-            f"{stopped_at}: no longer finite. Choose others by --lr-index and --seed."
+            f"--lr-index must be below {len(config.lr)} and --seed below "
+            f"{config.seeds}, got {rate} and {seed}."
+        )
+    if run.metrics["stopped_at_step"][rate][seed] >= 0:
+        raise RunError(
+            f"learning rate {config.lr[rate]:g}, seed {seed} is no longer finite; "
+            "--lr-index and --seed choose others."
         )
     return rate
 

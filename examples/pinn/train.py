@@ -66,11 +66,14 @@ def first_order(objective: Objective) -> Phase:
         (losses, predictions), grads = sg.value_and_grad_of_terms(
             objective.terms, has_aux=True
         )(params, points)
-        loss, slope = jax.value_and_grad(objective.loss)(
-            predictions, points, unknowns_of(params)
-        )
-        extra = {"values": losses}
+        loss, extra = weighted_sum(losses, weights), {"values": losses}
         if config.scale_control == "stablegrad-prediction":
+
+            def of_predictions(predictions):
+                losses = objective.losses(predictions, points, unknowns_of(params))
+                return weighted_sum(losses, weights)
+
+            slope = jax.grad(of_predictions)(predictions)
             extra["reference"] = sg.reference_scale(slope)
         updates, state = optimizer(lr).update(grads, state, params, **extra)
         params = optax.apply_updates(params, updates)
@@ -93,7 +96,7 @@ def lbfgs(objective: Objective) -> Phase:
         points = objective.sample(jax.random.key(2000 + seed), config.lbfgs_points)
 
         def loss(params):
-            return objective.weighted(params, points)
+            return objective.loss(params, points)
 
         value, grads = optax.value_and_grad_from_state(loss)(params, state=state)
         updates, state = tx.update(

@@ -114,11 +114,7 @@ def test_segments_by_length():
             r"coordinate 0.5 of axis 1 is not within \[-1.0, 0.0\]",
         ),
         (lambda: Disc((0.0, 0.0), 0.0), "the radius must be positive, got 0.0"),
-        (
-            lambda: Union(RECTANGLE, Box((2.0, -2.0), (4.0, -0.5))),
-            r"Box\(lower=\(0.0, .* and Box\(lower=\(2.0, .* overlap",
-        ),
-        (lambda: Union(RECTANGLE, INTERVAL), "all of the same dimension"),
+        (lambda: Union(RECTANGLE, Box((2.0, -2.0), (4.0, -0.5))), "overlap"),
     ],
 )
 def test_errors_say_what_is_wrong(wrong, message):

@@ -164,45 +164,20 @@ PROBLEM = Problem(
     resolution=(9, 9),
 )
 """
-SPACE_AND_TIME = """
-from examples.pinn.domains import Box
-from examples.pinn.operators import d
-from examples.pinn.problems import Condition, Problem
-
-BOX = Box((0.0, 0.0, 0.0), (1.0, 1.0, 2.0))
-
-PROBLEM = Problem(
-    name="plate",
-    equation="u_t = 1 on a plate",
-    coordinates=("x", "y", "t"),
-    domain=BOX,
-    operators={"u_t": d(0, 0, 1)},
-    residual=lambda points, u_t: u_t - 1,
-    conditions=(Condition("initial", BOX.face(2, 0.0)),),
-    exact=lambda p: p[:, 2],
-    resolution=(4, 5, 6),
-)
-"""
 
 
-@pytest.mark.parametrize("text", [DISC, SPACE_AND_TIME], ids=["disc", "plate"])
-def test_figure_of_the_field(tmp_path, monkeypatch, text):
-    """NaN outside of a disc, planes of three dimensions."""
-    (tmp_path / "mine.py").write_text(text)
+def test_figure_of_a_field_is_empty_outside_of_its_domain(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(DISC)
     arguments = ["--problem", tmp_path / "mine.py", *TINY, "--out", tmp_path / "run"]
     assert main("train", *arguments) == 0
     drawn = []
     monkeypatch.setattr(figures.plt, "close", drawn.append)
     assert main("plot", "--run", tmp_path / "run") == 0
     panels = [ax for figure in drawn for ax in figure.axes if ax.images]
-    titles = ["network", "solution", "network - solution"]
-    if text is SPACE_AND_TIME:
-        times = ("0", "0.8", "2")
-        titles = [f"{title} u, t = {t}" for t in times for title in titles]
-    assert [ax.get_title() for ax in panels] == titles
+    titles = [ax.get_title() for ax in panels]
+    assert titles == ["network", "solution", "network - solution"]
     inside = np.isfinite(panels[0].images[0].get_array().filled(np.nan))
-    assert inside.all() == (text is SPACE_AND_TIME)
-    assert inside.any()
+    assert inside.any() > inside.all()
     assert panels[0].get_aspect() == 1  # two coordinates of space
     monkeypatch.undo()
     for figure in drawn:

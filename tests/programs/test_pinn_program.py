@@ -217,7 +217,7 @@ def test_one_gradient_is_made_of_named_terms(terms):
         total, state = tx.update(found.term_grads, tx.init(params), values=losses)
         chex.assert_trees_all_close(found.term_weights, state.weights, rtol=1e-3)
     else:
-        total = jax.jit(jax.grad(lambda p: objective.weighted(p, points)))(params)
+        total = jax.jit(jax.grad(lambda p: objective.loss(p, points)))(params)
     chex.assert_trees_all_close(found.gradient, total, rtol=1e-3, atol=1e-4)
 
 
@@ -345,7 +345,7 @@ def test_commands_that_need_a_finished_run_of_this_program(capsys, finished, tmp
         (np.full((4, 2), np.nan), [], "or NaN or inf"),
         (np.full((4, 2), "a"), [], "cannot read"),
         (np.full((4, 2), None), [], "cannot read"),  # pickled
-        (np.zeros((4, 2)), ["--seed", "99"], "--seed must be from 0 to 1, got 99."),
+        (np.zeros((4, 2)), ["--seed", "99"], "--seed below 2, got 0 and 99."),
         (np.zeros((4, 2)), ["--lr-index", "1"], "no longer finite"),
         (np.zeros((4, 2)), ["--out", "u.npz"], "and end in .npy, got"),
     ],
