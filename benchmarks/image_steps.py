@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from benchmarks import common
 from examples.common.runs import RunError
 from examples.image_classification.config import Config, DataName, ModelName
@@ -51,16 +49,12 @@ def main(options: Options) -> None:
     del settings["rounds"], settings["out"]
 
     def step_of(control):
-        program = Program(Config(out=Path(), optimizer="sgd", **settings, **control))
+        program = Program(Config(out=Path(), **settings, **control))
         program.start()
-        functions = program.functions
-        batch = program.layout.put(next(program.batches()))
-        others = batch, np.int32(1), np.uint32(0), np.float32(1e-4)
-        seconds = functions.compile(program.state, *others)
-        step = common.repeated(
-            lambda state: functions.advance(state, *others)[0], program.state
-        )
-        return {"compile_seconds": seconds}, step
+        batch = next(program.batches())
+        program.advance(batch)
+        found = {"compile_seconds": program.compile_seconds}
+        return found, lambda: program.advance(batch)
 
     found = common.compare(
         {name: partial(step_of, control) for name, control in CONTROLS.items()},

@@ -11,6 +11,7 @@ Two tables, on whatever device JAX finds first, each of ratios within this run:
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,11 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import rich
+from flax import nnx
 from rich.progress import track
 from rich.table import Table
 
 import stablegrad_optax as sg
 from benchmarks import common
+from examples.image_classification.config import Config
+from examples.image_classification.models import resnet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,39 +59,28 @@ METHODS = {
 """What stands in front of adam; the last two take the gradients of two terms."""
 
 
-def resnet50_shapes() -> dict[str, Any]:
-    """The parameters of a ResNet-50 with BatchNorm: 161 leaves."""
-    tree: dict[str, Any] = {}
-
-    def conv_and_norm(name, size, n, m):
-        tree[f"{name}/conv"] = {"kernel": (size, size, n, m)}
-        tree[f"{name}/norm"] = {"scale": (m,), "bias": (m,)}
-
-    conv_and_norm("stem", 7, 3, 64)
-    width_in = 64
-    for stage, (blocks, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)]):
-        for block in range(blocks):
-            layers = [(1, width_in, width), (3, width, width), (1, width, 4 * width)]
-            if block == 0:
-                layers.append((1, width_in, 4 * width))
-            for i, sizes in enumerate(layers):
-                conv_and_norm(f"stage{stage}/block{block}/{i}", *sizes)
-            width_in = 4 * width
-    return tree | {"head": {"kernel": (2048, 1000), "bias": (1000,)}}
+def resnet50() -> Any:
+    """Shapes of the parameters of a ResNet-50 with BatchNorm: 161 leaves."""
+    config = Config(out=Path(), model="resnet50", norm="batch")
+    network = nnx.eval_shape(
+        lambda: resnet.build(
+            config, nnx.Rngs(0), classes=1000, channels=3, small_images=False
+        )
+    )
+    return nnx.to_pure_dict(nnx.state(network, nnx.Param))
 
 
-def dense_shapes(leaves: int) -> dict[str, Any]:
-    """Small dense layers, a kernel and a bias each."""
-    layer = {"kernel": (32, 32), "bias": (32,)}
+def dense(leaves: int) -> Any:
+    """Shapes of small dense layers, a kernel and a bias each."""
+    kernel, bias = (jax.ShapeDtypeStruct(n, jnp.float32) for n in ((32, 32), (32,)))
+    layer = {"kernel": kernel, "bias": bias}
     return {f"Dense_{i}": layer for i in range(max(1, leaves // 2))}
 
 
 def random_tree(shapes: Any, scale: float) -> Any:
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda shape: jnp.asarray(rng.normal(0, scale, shape), jnp.float32),
-        shapes,
-        is_leaf=lambda x: isinstance(x, tuple),
+        lambda x: jnp.asarray(rng.normal(0, scale, x.shape), x.dtype), shapes
     )
 
 
@@ -125,14 +118,14 @@ def step_of(name: str, shapes: Any, updates: int = 1):
 
 
 def main(options: Options) -> None:
-    resnet50, dense = resnet50_shapes(), dense_shapes(options.leaves)
+    make = partial(step_of, shapes=resnet50(), updates=options.updates)
     found = common.compare(
-        {name: partial(step_of, name, resnet50, options.updates) for name in METHODS},
-        options.rounds,
+        {name: partial(make, name) for name in METHODS}, options.rounds
     )
     common.show("update of a ResNet-50, with adam", found)
+    shapes = dense(options.leaves)
     compiling = {
-        name: step_of(name, dense)[0]["trace_and_compile"]
+        name: step_of(name, shapes)[0]["trace_and_compile"]
         for name in track(METHODS, "compiling")
     }
     columns = ("", "trace s", "compile s", "over clip_by_block_rms")
