@@ -5,11 +5,7 @@ from stablegrad_optax._balance import BalanceTermsState, balance_terms
 from stablegrad_optax._diagnostics import layer_scales, tabulate
 from stablegrad_optax._reference import reference_scale, value_and_grad_with_reference
 from stablegrad_optax._stablegrad import stablegrad
-from stablegrad_optax._terms import (
-    term_alignment,
-    term_scales,
-    value_and_grad_of_terms,
-)
+from stablegrad_optax._terms import term_alignment, term_scales, value_and_grad_of_terms
 
 __all__ = [
     "BalanceTermsState",

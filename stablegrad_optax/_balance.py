@@ -129,10 +129,15 @@ def balance_terms(
     names = tuple(terms)
     if isinstance(terms, str) or not names or len(set(names)) < len(names):
         raise ValueError(f"terms must be one or more different names, got {terms!r}.")
-    importances = _checked_weights(weights or {}, names)
-    _checks.in_unit_interval("decay", decay)
-    _checks.not_negative("power", power)
-    needs_values = _checks.is_traced(power) or power != 0
+    for name, weight in (weights or {}).items():
+        if name not in names:
+            raise ValueError(f"weights has {name!r}, which is not a term of {names}.")
+        if not callable(weight):
+            _checks.check_scalar(f"the weight of {name!r}", weight, "not be negative")
+    importances = dict.fromkeys(names, 1.0) | dict(weights or {})
+    _checks.check_scalar("decay", decay, "be from 0 to less than 1")
+    _checks.check_scalar("power", power, "not be negative")
+    needs_values = isinstance(power, jax.core.Tracer) or power != 0
 
     def init_fn(params):
         del params
@@ -232,18 +237,6 @@ def _weighted_sum(leaves: Sequence[Any], factors: Sequence[jax.Array]) -> Any:
         return total.astype(dtype)
 
     return _scale.on_real_parts(weighted_sum, *map(jnp.asarray, leaves))
-
-
-def _checked_weights(
-    weights: Mapping[str, Importance], names: Sequence[str]
-) -> dict[str, Importance]:
-    """The importance of each term, 1 by default."""
-    for name, weight in weights.items():
-        if name not in names:
-            raise ValueError(f"weights has {name!r}, which is not a term of {names}.")
-        if not callable(weight):
-            _checks.not_negative(f"the weight of {name!r}", weight)
-    return {name: weights.get(name, 1.0) for name in names}
 
 
 def _check_names(what: str, of_terms: Any, names: Sequence[str]) -> None:

@@ -1,38 +1,29 @@
 """Looking at layers: their scales while training, and how a tree is split."""
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from stablegrad_optax import _layers, _scale
-from stablegrad_optax._scale import AxisName
+from stablegrad_optax import _layers
 
 
-def layer_scales(
-    grads: Any,
-    *,
-    group_by: _layers.GroupBy = "layer",
-    statistic: str = "std",
-    is_weight: _layers.IsWeight | None = None,
-    stack_axis: _layers.StackAxis | None = None,
-    axis_name: AxisName | None = None,
-) -> dict[str, jax.Array]:
+def layer_scales(grads: Any, **grouping: Any) -> dict[str, jax.Array]:
     r"""The scale :math:`\sigma_l` of each layer of a gradient tree.
 
-    What :func:`stablegrad` divides by, under the same options. It can be called inside
-    ``jax.jit``, and serves as the measure of ``optax.snapshot`` and ``optax.monitor``.
+    What :func:`stablegrad` divides by. It can be called inside ``jax.jit``, and serves
+    as the measure of ``optax.snapshot`` and ``optax.monitor``.
 
     Args:
       grads: a pytree of gradients (or updates, or parameters).
-      group_by, statistic, is_weight, stack_axis, axis_name: as for :func:`stablegrad`.
+      **grouping: ``group_by``, ``statistic``, ``is_weight``, ``stack_axis`` and
+        ``axis_name``, as for :func:`stablegrad`.
 
     Returns:
-      ``{"path/of/layer": scale}`` in the order of the tree. The scale is a scalar for
-      each layer that has weights, a vector over the slices for a stacked one; float32,
-      or float64 for layers with float64 leaves. The root of the tree is ``"."``.
+      ``{"path/of/layer": scale}`` in the order of the tree, for layers with weights. A
+      vector over the slices for a stacked layer, else a scalar; float32, or float64 for
+      layers with float64 leaves. The root of the tree is ``"."``.
 
     Raises:
       ValueError: as :func:`stablegrad` at its first trace.
@@ -49,31 +40,21 @@ def layer_scales(
       >>> print(scales["in"], scales["hidden"])
       1.0 [1. 4.]
     """
-    _scale.check_statistic(statistic)
+    options = _layers.Grouping(**grouping)
     return {
-        layer.name: layer.scale(statistic, axis_name)
-        for layer in _layers.find_layers(grads, group_by, is_weight, stack_axis)
+        layer.name: layer.scale(options)
+        for layer in _layers.find_layers(grads, options)
         if layer.weights
     }
 
 
-def tabulate(
-    params: Any,
-    *,
-    group_by: _layers.GroupBy = "layer",
-    statistic: str = "std",
-    is_weight: _layers.IsWeight | None = None,
-    stack_axis: _layers.StackAxis | None = None,
-    axis_name: AxisName | None = None,
-) -> str:
+def tabulate(params: Any, **grouping: Any) -> str:
     """A table of the layers into which a tree is split, for checking the options.
-
-    The statistic and the axis name do not change the table; they are taken so that one
-    dict of options serves all functions.
 
     Args:
       params: a pytree of arrays or ``jax.ShapeDtypeStruct`` (``jax.eval_shape``).
-      group_by, statistic, is_weight, stack_axis, axis_name: as for :func:`stablegrad`.
+      **grouping: as for :func:`layer_scales`. The statistic and the axis name do not
+        change the table; they are taken so that one dict of options serves all.
 
     Returns:
       A table with one line for each leaf: its layer, the path within it, shape, dtype
@@ -93,42 +74,28 @@ def tabulate(
       LayerNorm_0  scale   8      float32  unchanged
       2 layers, 1 with weights; 80 elements
     """
-    del axis_name
-    _scale.check_statistic(statistic)
-    layers = _layers.find_layers(params, group_by, is_weight, stack_axis)
+    layers = _layers.find_layers(params, _layers.Grouping(**grouping))
     rows = [("layer", "leaf", "shape", "dtype", "role")]
     for layer in layers:
         name = layer.name
         for leaf in layer.members:
-            rows.append((name, *_describe(layer, leaf)))
+            path = _layers.path_name(leaf.path).removeprefix(f"{layer.name}/")
+            shape = "x".join(map(str, np.shape(leaf.value))) or "scalar"
+            dtype = jnp.dtype(_layers.dtype_of(leaf.value)).name
+            of_other = "scaled" if layer.weights else "unchanged"
+            role = "weight" if leaf.is_weight else of_other
+            if leaf.stack_axis is not None:
+                role += f", {leaf.length} slices on axis {leaf.stack_axis}"
+            rows.append((name, path, shape, dtype, role))
             name = ""
-    with_weights = [layer for layer in layers if layer.weights]
-    elements = sum(math.prod(leaf.shape) for la in layers for leaf in la.members)
-    summary = (
-        f"{_count(layers)} layers, {_count(with_weights)} with weights; "
-        f"{elements:,} elements"
-    )
-    others = len(jax.tree.leaves(params)) - sum(len(la.members) for la in layers)
-    if others:
-        summary += f"; {others} other leaves unchanged"
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    members = [leaf for layer in layers for leaf in layer.members]
+    summary = (
+        f"{sum(layer.count for layer in layers)} layers, "
+        f"{sum(layer.count for layer in layers if layer.weights)} with weights; "
+        f"{sum(np.size(leaf.value) for leaf in members):,} elements"
+    )
+    if others := len(jax.tree.leaves(params)) - len(members):
+        summary += f"; {others} other leaves unchanged"
     return "\n".join([*lines, summary])
-
-
-def _describe(layer: _layers.Layer, leaf: _layers.Leaf) -> tuple[str, str, str, str]:
-    """Path within the layer, shape, dtype and role."""
-    path = _layers.path_name(leaf.path).removeprefix(f"{layer.name}/")
-    shape = "x".join(map(str, leaf.shape)) or "scalar"
-    role = "weight" if leaf.is_weight else "scaled" if layer.weights else "unchanged"
-    if leaf.stack_axis is not None:
-        role += f", {leaf.length} slices on axis {leaf.stack_axis}"
-    return path, shape, jnp.dtype(_layers.dtype_of(leaf.value)).name, role
-
-
-def _count(layers: Sequence[_layers.Layer]) -> int:
-    """How many layers they are, stacked ones one by one."""
-    return sum(1 if layer.length is None else layer.length for layer in layers)

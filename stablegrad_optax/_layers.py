@@ -2,8 +2,8 @@
 
 A *layer* is a set of leaves that share one gain. Its scale is measured on its *weight*
 leaves; the gain is applied to all its *members*, biases included. A layer whose leaves
-are stacked (`nn.scan`, `nnx.vmap`, ensembles) holds `length` layers side by side, with
-one scale and one gain for each slice along the stack axis.
+are stacked (`nn.scan`, `nnx.vmap`, ensembles) holds many side by side, with one scale
+and one gain for each slice along the stack axis.
 
 All but `Layer.scale` happens while tracing, from key paths, shapes and dtypes.
 """
@@ -13,13 +13,13 @@ import dataclasses
 import itertools
 import operator
 import re
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import DictKey, FlattenedIndexKey, SequenceKey
+from jax.tree_util import DictKey
 
 from stablegrad_optax import _scale
 
@@ -28,34 +28,43 @@ GroupBy = str | Callable[[KeyPath, Any], Hashable]
 IsWeight = Callable[[KeyPath, Any], bool]
 StackAxis = int | Callable[[KeyPath, Any], int | None]
 
-GROUPINGS = ("layer", "leaf", "tree")
-
 
 @dataclasses.dataclass(frozen=True)
+class Grouping:
+    """The options that say what a layer is, and what its scale; as for `stablegrad`."""
+
+    group_by: GroupBy = "layer"
+    statistic: str = "std"
+    is_weight: IsWeight | None = None
+    stack_axis: StackAxis | None = None
+    axis_name: _scale.AxisName | None = None
+
+    def __post_init__(self):
+        by, statistic = self.group_by, self.statistic
+        if not callable(by) and by not in ("layer", "leaf", "tree"):
+            raise ValueError(
+                "group_by must be one of 'layer', 'leaf', 'tree' or a callable "
+                f"(key_path, leaf) -> group, got {by!r}."
+            )
+        if statistic not in ("std", "rms"):
+            raise ValueError(
+                f"statistic must be one of 'std', 'rms', got {statistic!r}."
+            )
+
+
+@dataclasses.dataclass
 class Leaf:
     """A floating-point leaf: where it is, and how it takes part in its layer."""
 
     index: int  # position among the flattened leaves
     key_path: KeyPath  # as JAX has it
-    path: KeyPath  # without the key by which a flax Variable holds its array
+    path: KeyPath  # as `_leaves_with_paths` has it
+    module: KeyPath  # that of its module, or of its weight in a flat sequence
     value: Any  # an array, or its shape and dtype
     stack_axis: int | None  # not negative
+    length: int | None  # of the stack axis
+    slice_shape: tuple[int, ...]  # without the stack axis
     is_weight: bool
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the value."""
-        return tuple(np.shape(self.value))
-
-    @property
-    def length(self) -> int | None:
-        """How many slices are stacked in the leaf; None if it is not stacked."""
-        return None if self.stack_axis is None else self.shape[self.stack_axis]
-
-    @property
-    def slice_shape(self) -> tuple[int, ...]:
-        """The shape without the stack axis."""
-        return tuple(n for a, n in enumerate(self.shape) if a != self.stack_axis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,88 +72,80 @@ class Layer:
     """Leaves that share one gain, or one gain per slice where they are stacked."""
 
     name: str
-    members: tuple[Leaf, ...]
+    members: list[Leaf]
 
     @property
-    def weights(self) -> tuple[Leaf, ...]:
+    def weights(self) -> list[Leaf]:
         """The leaves from which the scale of the layer is taken."""
-        return tuple(leaf for leaf in self.members if leaf.is_weight)
+        return [leaf for leaf in self.members if leaf.is_weight]
 
     @property
-    def length(self) -> int | None:
-        """How many layers are stacked in it; None if it is not stacked."""
-        return self.members[0].length
+    def count(self) -> int:
+        """How many layers it holds: stacked ones are counted one by one."""
+        length = self.members[0].length
+        return 1 if length is None else length
 
-    def scale(self, statistic: str, axis_name: _scale.AxisName | None) -> jax.Array:
+    def scale(self, grouping: Grouping) -> jax.Array:
         """σ of its weights, of which there must be one."""
         values = [jnp.asarray(leaf.value) for leaf in self.weights]
         axes = [leaf.stack_axis for leaf in self.weights]
-        return _scale.scale(values, statistic, axis_name, axes)
+        return _scale.scale(values, grouping.statistic, grouping.axis_name, axes)
 
 
-def check_grouping(group_by: GroupBy) -> None:
-    """Raises ValueError unless `group_by` is callable or the name of a grouping."""
-    if not callable(group_by) and group_by not in GROUPINGS:
-        raise ValueError(
-            f"group_by must be one of {', '.join(map(repr, GROUPINGS))} or a callable "
-            f"(key_path, leaf) -> group, got {group_by!r}."
-        )
-
-
-def find_layers(
-    tree: Any,
-    group_by: GroupBy = "layer",
-    is_weight: IsWeight | None = None,
-    stack_axis: StackAxis | None = None,
-) -> list[Layer]:
+def find_layers(tree: Any, grouping: Grouping) -> list[Layer]:
     """Splits the floating-point leaves of a tree into layers, in the tree's order.
 
     Layers without a weight leaf are included; they have no scale. Leaves that are not
     floating-point numbers (integers, booleans, float0, PRNG keys) belong to no layer.
     """
-    check_grouping(group_by)
-    leaves = _describe_leaves(tree, is_weight, stack_axis)
-    modules = _modules(leaves, must_be_clear=group_by == "layer")
-    if is_weight is None:
-        leaves = _keep_highest_rank(leaves, modules)
-    if group_by == "tree":  # slices are pooled with everything else
-        leaves = [dataclasses.replace(leaf, stack_axis=None) for leaf in leaves]
-    groups: dict[tuple[Hashable, bool], list[Leaf]] = collections.defaultdict(list)
-    for leaf, module in zip(leaves, modules, strict=True):
-        # A leaf that is not stacked cannot share a gain with one slice among many.
-        is_stacked = leaf.stack_axis is not None
-        groups[_group(leaf, module, group_by), is_stacked].append(leaf)
+    by = grouping.group_by
+    leaves = list(_floating_point_leaves(tree, grouping))
+    _join_flat_sequences(leaves, must_be_clear=by == "layer")
+    if grouping.is_weight is None:
+        _keep_highest_rank(leaves)
+    if by == "tree":  # slices are pooled with everything else
+        for leaf in leaves:
+            leaf.stack_axis = leaf.length = None
     layers: dict[str, Layer] = {}
-    for (key, _), members in groups.items():
-        name = str(key) if callable(group_by) else path_name(cast(KeyPath, key))
-        _check_lengths(name, members)
+    for group, members in _grouped(leaves, lambda leaf: _group(leaf, by)):
+        name = str(group) if callable(by) else path_name(group)
+        first = members[0]
+        for leaf in members:
+            if leaf.length != first.length:
+                raise ValueError(
+                    f"layer {name!r} stacks {first.length} slices in leaf "
+                    f"{path_name(first.path)!r} and {leaf.length} in "
+                    f"{path_name(leaf.path)!r}; one layer needs one length."
+                )
         numbered = (f"{name} ({number})" for number in itertools.count(2))
         name = next(n for n in itertools.chain([name], numbered) if n not in layers)
-        layers[name] = Layer(name, tuple(members))
+        layers[name] = Layer(name, members)
     return list(layers.values())
 
 
-def _group(leaf: Leaf, module: KeyPath, group_by: GroupBy) -> Hashable:
-    if not callable(group_by):
-        return {"layer": module, "leaf": leaf.path, "tree": ()}[group_by]
-    key = group_by(leaf.key_path, leaf.value)
-    if not isinstance(key, Hashable):
+def _group(leaf: Leaf, by: GroupBy) -> Hashable:
+    if not callable(by):
+        return {"layer": leaf.module, "leaf": leaf.path, "tree": ()}[by]
+    group = by(leaf.key_path, leaf.value)
+    if not isinstance(group, Hashable):
         raise ValueError(
-            f"group_by must return something hashable, got {key!r} for leaf "
+            f"group_by must return something hashable, got {group!r} for leaf "
             f"{path_name(leaf.path)!r}."
         )
-    return key
+    return group
 
 
-def _check_lengths(name: str, members: Sequence[Leaf]) -> None:
-    first = members[0]
-    for leaf in members:
-        if leaf.length != first.length:
-            raise ValueError(
-                f"layer {name!r} stacks {first.length} slices in leaf "
-                f"{path_name(first.path)!r} and {leaf.length} in "
-                f"{path_name(leaf.path)!r}; one layer needs one length."
-            )
+def _grouped(
+    leaves: Iterable[Leaf], key: Callable[[Leaf], Any]
+) -> Iterator[tuple[Any, list[Leaf]]]:
+    """Leaves with the same key, in the order of the first ones.
+
+    A leaf that is not stacked cannot share a gain with one slice among many.
+    """
+    groups = collections.defaultdict(list)
+    for leaf in leaves:
+        groups[key(leaf), leaf.length is None].append(leaf)
+    return ((group, members) for (group, _), members in groups.items())
 
 
 def path_name(path: KeyPath) -> str:
@@ -168,32 +169,40 @@ def is_inexact(leaf: Any) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, np.inexact)
 
 
-def inexact_leaves(tree: Any) -> list[jax.Array]:
-    """The leaves that have floating-point or complex elements."""
+def inexact_leaves(tree: Any, name: str) -> list[jax.Array]:
+    """The leaves that have floating-point or complex elements; ValueError if none."""
     leaves = [x for x in jax.tree.leaves(tree) if is_inexact(x) and np.size(x)]
+    if not leaves:
+        raise ValueError(f"{name} has no floating-point elements.")
     return list(map(jnp.asarray, leaves))
 
 
-def _describe_leaves(
-    tree: Any, is_weight: IsWeight | None, stack_axis: StackAxis | None
-) -> list[Leaf]:
-    """The floating-point leaves; by default a weight has two axes or more."""
-    leaves = []
+def _floating_point_leaves(tree: Any, grouping: Grouping) -> Iterator[Leaf]:
+    """By default a weight has two axes or more."""
+    is_weight, axis_of = grouping.is_weight, grouping.stack_axis
     for index, (key_path, path, value) in enumerate(_leaves_with_paths(tree)):
         if not is_inexact(value):
             continue
-        axis = stack_axis(key_path, value) if callable(stack_axis) else stack_axis
+        shape = np.shape(value)
+        axis = axis_of(key_path, value) if callable(axis_of) else axis_of
         if axis is not None:
-            axis = _positive_axis(path, np.shape(value), axis)
-        leaf = Leaf(index, key_path, path, value, axis, is_weight=False)
+            axis = _positive_axis(path, shape, axis)
+        slice_shape = tuple(n for a, n in enumerate(shape) if a != axis)
         if is_weight is None:
-            weight = len(leaf.slice_shape) >= 2
+            weight = len(slice_shape) >= 2
         else:
             weight = bool(is_weight(key_path, value))
-        # A slice without elements has no scale.
-        weight = weight and 0 not in leaf.shape
-        leaves.append(dataclasses.replace(leaf, is_weight=weight))
-    return leaves
+        yield Leaf(
+            index=index,
+            key_path=key_path,
+            path=path,
+            module=path[:-1],
+            value=value,
+            stack_axis=axis,
+            length=None if axis is None else shape[axis],
+            slice_shape=slice_shape,
+            is_weight=weight and 0 not in shape,  # no elements have no scale
+        )
 
 
 def _leaves_with_paths(tree: Any) -> Iterator[tuple[KeyPath, KeyPath, Any]]:
@@ -230,7 +239,7 @@ def _is_variable(node: Any) -> bool:
     )
 
 
-def _positive_axis(path: KeyPath, shape: tuple[int, ...], axis: int) -> int:
+def _positive_axis(path: KeyPath, shape: tuple[int, ...], axis: Any) -> int:
     try:
         axis = operator.index(axis)
     except TypeError:
@@ -246,95 +255,69 @@ def _positive_axis(path: KeyPath, shape: tuple[int, ...], axis: int) -> int:
     return axis % len(shape)
 
 
-def _keep_highest_rank(
-    leaves: Sequence[Leaf], modules: Sequence[KeyPath]
-) -> list[Leaf]:
+# --- Modules ---
+
+
+def _keep_highest_rank(leaves: Sequence[Leaf]) -> None:
     """Of the weights in a module, those with the most axes; the others are biases.
 
     Such as those of Equinox's convolutions, (C, 1, 1), and Flax's attention, (h, d).
     """
-    keys = [
-        (module, leaf.length is None)
-        for leaf, module in zip(leaves, modules, strict=True)
-    ]
-    ranks = [len(leaf.slice_shape) if leaf.is_weight else 0 for leaf in leaves]
-    highest: dict[tuple[KeyPath, bool], int] = collections.defaultdict(int)
-    for key, rank in zip(keys, ranks, strict=True):
-        highest[key] = max(highest[key], rank)
-    return [
-        dataclasses.replace(leaf, is_weight=leaf.is_weight and rank == highest[key])
-        for leaf, key, rank in zip(leaves, keys, ranks, strict=True)
-    ]
+    weights = [leaf for leaf in leaves if leaf.is_weight]
+    for _, in_module in _grouped(weights, lambda leaf: leaf.module):
+        highest = max(len(leaf.slice_shape) for leaf in in_module)
+        for leaf in in_module:
+            leaf.is_weight = len(leaf.slice_shape) == highest
 
 
-# --- Modules ---
+def _join_flat_sequences(leaves: Sequence[Leaf], must_be_clear: bool) -> None:
+    """Makes each weight in a flat sequence a module, with what goes with it.
 
-
-def _modules(leaves: Sequence[Leaf], must_be_clear: bool) -> list[KeyPath]:
-    """For each leaf the path of its module, or of its weight in a flat sequence."""
-    modules = [leaf.path[:-1] for leaf in leaves]
-    sequences: dict[KeyPath, dict[int, int]] = collections.defaultdict(dict)
-    for position, leaf in enumerate(leaves):
-        index = _index(leaf.path)
-        if index is not None:
-            sequences[modules[position]][index] = position
-    for positions in sequences.values():
-        items = {index: leaves[p] for index, p in sorted(positions.items())}
-        for index, owner in _owners(items, must_be_clear).items():
-            modules[positions[index]] = owner.path
-    return modules
-
-
-def _index(path: KeyPath) -> int | None:
-    """The position of an item of a sequence; None for a leaf with a name.
-
-    State dicts hold the items of a list by integers (NNX) or their digits (Linen).
-    """
-    key = path[-1] if path else None
-    if isinstance(key, SequenceKey):
-        return key.idx
-    if isinstance(key, DictKey | FlattenedIndexKey):
-        key = key.key
-    if isinstance(key, int):
-        return key
-    return int(key) if isinstance(key, str) and key.isdecimal() else None
-
-
-def _owners(items: dict[int, Leaf], must_be_clear: bool) -> dict[int, Leaf]:
-    """For each item of a flat sequence the weight that it goes with.
-
-    Empty if the sequence is one module: with one weight or none, as in (W, b). Weights
-    alone are layers of their own; in [W1, b1, W2, b2] each other leaf goes with the
-    weight before it. In other mixtures that is a guess.
+    Weights alone are layers of their own; in [W1, b1, W2, b2] each other leaf goes with
+    the weight before it. In other mixtures that is a guess. A sequence with one weight
+    or none, as (W, b), is one module already.
 
     Raises:
       ValueError: if it is a guess and `must_be_clear`.
     """
-    owner = next((leaf for leaf in items.values() if leaf.is_weight), None)
-    if owner is None:
-        return {}
-    owners = {}
-    for index, leaf in items.items():
-        if leaf.is_weight and not _is_convolution_bias(leaf, owner):
+    sequences: dict[KeyPath, dict[int, Leaf]] = collections.defaultdict(dict)
+    for leaf in leaves:
+        # State dicts hold items by integers (NNX) or their digits (Linen).
+        last = path_name(leaf.path[-1:])
+        if last.isdecimal():
+            sequences[leaf.module][int(last)] = leaf
+    for sequence in sequences.values():
+        positions, items = zip(*sorted(sequence.items()), strict=True)
+        owners = _owners(items)
+        is_weight = [leaf is owner for leaf, owner in zip(items, owners, strict=True)]
+        if sum(is_weight) < 2:
+            continue
+        # By positions, since items may be masked.
+        alternates = is_weight == [(p - positions[0]) % 2 == 0 for p in positions]
+        if must_be_clear and not all(is_weight) and not alternates:
+            names = [
+                f"{path_name(leaf.path)!r} {np.shape(leaf.value)}" for leaf in items
+            ]
+            raise ValueError(
+                "a flat sequence with several weights beside other leaves must "
+                f"alternate, as in [W1, b1, W2, b2]; got {', '.join(names)}. Say by "
+                "group_by which of them form a layer: a callable (key_path, leaf) -> "
+                'group, or "leaf".'
+            )
+        for leaf, owner in zip(items, owners, strict=True):
+            leaf.module = owner.path
+
+
+def _owners(items: Sequence[Leaf]) -> list[Leaf]:
+    """For each item of a sequence its weight: itself, or else the last one before."""
+    owner = next((leaf for leaf in items if leaf.is_weight), items[0])
+    owners = []
+    for leaf in items:
+        # Equinox's convolutions, (C, I, h, w), have biases of shape (C, 1, 1).
+        channels, *others = owner.slice_shape or (0,)
+        bias_shape = (channels, *[1] * (len(others) - 1))
+        is_bias = len(others) > 1 and leaf.slice_shape == bias_shape
+        if leaf.is_weight and not is_bias:
             owner = leaf
-        owners[index] = owner
-    is_weight = {index: owners[index] is leaf for index, leaf in items.items()}
-    if sum(is_weight.values()) < 2:
-        return {}
-    # By indices, since items may be masked.
-    first = min(items)
-    alternates = all(w == ((i - first) % 2 == 0) for i, w in is_weight.items())
-    if must_be_clear and not all(is_weight.values()) and not alternates:
-        names = [f"{path_name(leaf.path)!r} {leaf.shape}" for leaf in items.values()]
-        raise ValueError(
-            "a flat sequence with several weights beside other leaves must alternate, "
-            f"as in [W1, b1, W2, b2]; got {', '.join(names)}. Say by group_by which of "
-            'them form a layer: a callable (key_path, leaf) -> group, or "leaf".'
-        )
+        owners.append(owner)
     return owners
-
-
-def _is_convolution_bias(leaf: Leaf, weight: Leaf) -> bool:
-    """Whether the shapes are those of Equinox: (C, 1, 1) and (C, I, h, w)."""
-    channels, *others = weight.slice_shape or (0,)
-    return len(others) > 1 and leaf.slice_shape == (channels, *[1] * (len(others) - 1))

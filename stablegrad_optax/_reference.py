@@ -38,9 +38,7 @@ def reference_scale(
       >>> print(reference_scale({"u": jnp.array([1., 3.]), "v": jnp.array([[1., 3.]])}))
       1.0
     """
-    leaves = _layers.inexact_leaves(prediction_grads)
-    if not leaves:
-        raise ValueError("prediction_grads has no floating-point elements.")
+    leaves = _layers.inexact_leaves(prediction_grads, "prediction_grads")
     return _scale.scale(leaves, axis_name=axis_name)
 
 

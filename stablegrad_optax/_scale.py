@@ -25,17 +25,6 @@ from jax.typing import ArrayLike
 
 AxisName = str | Sequence[str]
 
-STATISTICS = ("std", "rms")
-
-
-def check_statistic(statistic: str) -> None:
-    """Raises ValueError unless `statistic` is the name of a statistic."""
-    if statistic not in STATISTICS:
-        raise ValueError(
-            f"statistic must be one of {', '.join(map(repr, STATISTICS))}, "
-            f"got {statistic!r}."
-        )
-
 
 def scale(
     leaves: Sequence[jax.Array],

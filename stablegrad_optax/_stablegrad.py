@@ -20,8 +20,8 @@ def stablegrad(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rescales the gradient of each layer to a reference scale.
 
-    After backpropagation and before the optimizer, every gradient leaf :math:`G` of a
-    layer :math:`l`, weights and biases alike, is multiplied by the layer's gain:
+    Every gradient leaf :math:`G` of a layer :math:`l`, weights and biases alike, is
+    multiplied by the layer's gain:
 
     .. math::
 
@@ -34,21 +34,19 @@ def stablegrad(
     weight gradients. The floor matters only where they are nearly equal: it keeps the
     gain continuous and bounded.
 
-    The forward model is untouched. The transform keeps no state and works without
-    parameters. Its place in a chain is before the optimizer: after it, it would cancel
-    the learning rate.
+    The transform keeps no state and works without parameters. Its place in a chain is
+    before the optimizer: after it, it would cancel the learning rate.
 
     Args:
-      reference: :math:`\rho`, a scalar that is not negative. A number, an array, or a
-        schedule by way of ``optax.inject_hyperparams``. The paper takes the standard
-        deviation of the prediction gradient, which changes from step to step: pass it
-        to ``update`` as ``reference=``, see :func:`value_and_grad_with_reference`. With
-        None here, ``update`` has to be given one.
+      reference: :math:`\rho`, a scalar that is not negative, or a schedule by way of
+        ``optax.inject_hyperparams``. The paper takes the standard deviation of the
+        prediction gradient, from :func:`value_and_grad_with_reference`: pass it to
+        ``update``. With None here, ``update`` has to be given one.
       group_by: what shares one gain. ``"layer"``: leaves in the same module; weights
         alone in a list are layers of their own, and so is each pair of an alternating
         list ``[W1, b1, W2, b2]``. ``"leaf"``: each weight leaf by itself; other leaves
         pass unchanged. ``"tree"``: everything. Or a callable ``(key_path, leaf) ->
-        group`` with hashable groups.
+        hashable``.
       statistic: ``"std"``, as above, or ``"rms"``: :math:`\sigma_l` is the root mean
         square.
       is_weight: callable ``(key_path, leaf) -> bool`` that says from which leaves the
@@ -104,13 +102,12 @@ def stablegrad(
       Mestre et al., `StableGrad: Backward Scale Control without Batch Normalization
       <https://arxiv.org/abs/2605.19856>`_, 2026
     """
-    _layers.check_grouping(group_by)
-    _scale.check_statistic(statistic)
-    if reference is not None:
-        _checks.not_negative("reference", reference)
-    if max_gain is not None:
-        _checks.positive("max_gain", max_gain)
+    grouping = _layers.Grouping(group_by, statistic, is_weight, stack_axis, axis_name)
     default_reference = reference
+    if reference is not None:
+        _checks.check_scalar("reference", reference, "not be negative")
+    if max_gain is not None:
+        _checks.check_scalar("max_gain", max_gain, "be positive")
 
     def init_fn(params):
         del params
@@ -118,20 +115,19 @@ def stablegrad(
 
     def update_fn(updates, state, params=None, *, reference=None, **extra_args):
         del params, extra_args
-        if reference is not None:
-            _checks.not_negative("reference", reference)
-        elif default_reference is None:
+        if reference is None:
+            reference = default_reference
+        if reference is None:
             raise ValueError(
                 "stablegrad(None) takes the reference of each step from update; give "
                 "it update(..., reference=...), or stablegrad a reference."
             )
-        else:
-            reference = default_reference
+        _checks.check_scalar("reference", reference, "not be negative")
         leaves, treedef = jax.tree.flatten(updates)
-        for layer in _layers.find_layers(updates, group_by, is_weight, stack_axis):
+        for layer in _layers.find_layers(updates, grouping):
             if not layer.weights:
                 continue
-            gain = _scale.gain(layer.scale(statistic, axis_name), reference, max_gain)
+            gain = _scale.gain(layer.scale(grouping), reference, max_gain)
             for leaf in layer.members:
                 leaves[leaf.index] = _scale.rescale(
                     jnp.asarray(leaf.value), gain, leaf.stack_axis, leaf.is_weight

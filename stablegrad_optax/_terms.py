@@ -186,10 +186,7 @@ def _leaves(grads: Any) -> list[jax.Array]:
                 "(Flax's FP8 state): take it out of the gradients of the terms, and "
                 "put it into the parameters yourself."
             )
-    leaves = _layers.inexact_leaves(grads)
-    if not leaves:
-        raise ValueError("the gradient of a term has no floating-point elements.")
-    return leaves
+    return _layers.inexact_leaves(grads, "the gradient of a term")
 
 
 def check_differentiable(params: Any) -> None:

@@ -1,13 +1,12 @@
 r"""Activation-aware initialisers, so that the forward pass starts well scaled.
 
 They choose the variance of the weights, :math:`\sigma_w^2 / \text{fan-in}`, from the
-activation :math:`\varphi`. Expectations over :math:`z \sim N(0, 1)` are Gauss-Hermite
-sums, so any activation will do. :func:`variance_preserving` keeps the size of
-activations with depth; :func:`critical` keeps that of derivatives, and is the one for
-PINNs, whose loss holds derivatives of the network with respect to its inputs.
+activation :math:`\varphi`, which may be any: expectations are sums over a fine grid.
+:func:`variance_preserving` keeps the size of activations with depth; :func:`critical`
+keeps that of derivatives, and is the one for PINNs, whose loss holds derivatives of the
+network with respect to its inputs.
 """
 
-import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +17,10 @@ import numpy as np
 
 Activation = Callable[[jax.Array], jax.Array]
 
+# The normal distribution on a grid; no point is at 0, where activations have kinks.
+_POINTS = np.linspace(-10, 10, 1000)
+_WEIGHTS = np.exp(-(_POINTS**2) / 2) / np.sum(np.exp(-(_POINTS**2) / 2))
+
 # Where a fixed point is looked for: variances of pre-activations.
 _VARIANCES = np.logspace(-4, 4, 161)
 
@@ -26,8 +29,7 @@ _SMALL_VARIANCE = 1e-8
 
 
 def variance_preserving(
-    activation: Activation,
-    **options: Any,
+    activation: Activation, **options: Any
 ) -> jax.nn.initializers.Initializer:
     r"""Keeps the second moment of activations at one through a layer.
 
@@ -35,8 +37,7 @@ def variance_preserving(
 
     For ReLU this is He initialisation (2), for the identity LeCun's (1). The moment is
     kept at one exactly; for activations such as GELU and SiLU small deviations from it
-    grow over many layers. For PINNs prefer :func:`critical`: with tanh, derivatives
-    grow with depth under this gain.
+    grow over many layers. With tanh, derivatives grow with depth under this gain.
 
     Args:
       activation: an elementwise JAX function.
@@ -62,14 +63,11 @@ def variance_preserving(
       He et al., `Delving Deep into Rectifiers
       <https://arxiv.org/abs/1502.01852>`_, 2015
     """
-    scale = 1 / _positive(_mean_square(activation, 1.0), "activation")
-    return _fan_in(scale, options)
+    return _fan_in(1 / _positive_moment("activation", activation, 1.0), options)
 
 
 def critical(
-    activation: Activation,
-    bias_variance: float = 0.0,
-    **options: Any,
+    activation: Activation, bias_variance: float = 0.0, **options: Any
 ) -> jax.nn.initializers.Initializer:
     r"""Keeps the size of derivatives through a layer, at the edge of chaos.
 
@@ -90,9 +88,7 @@ def critical(
       activation: an elementwise, differentiable JAX function.
       bias_variance: :math:`\sigma_b^2`; initialise the biases with
         ``jax.nn.initializers.normal(bias_variance ** 0.5)`` to match.
-      **options: ``distribution`` (default ``"truncated_normal"``), ``in_axis``,
-        ``out_axis``, ``batch_axis`` and ``dtype`` as for
-        ``jax.nn.initializers.variance_scaling``.
+      **options: as for :func:`variance_preserving`.
 
     Returns:
       An initialiser ``(key, shape, dtype=dtype) -> array``.
@@ -114,9 +110,9 @@ def critical(
     """
     if bias_variance < 0:
         raise ValueError(f"bias_variance must not be negative, got {bias_variance}.")
-    variance = _fixed_point(activation, float(bias_variance))
-    scale = 1 / _positive(_mean_square(_slope(activation), variance), "slope")
-    return _fan_in(scale, options)
+    slope = jax.vmap(jax.grad(activation))
+    variance = _fixed_point(activation, slope, float(bias_variance))
+    return _fan_in(1 / _positive_moment("slope", slope, variance), options)
 
 
 def _fan_in(scale: float, options: dict[str, Any]) -> jax.nn.initializers.Initializer:
@@ -124,19 +120,21 @@ def _fan_in(scale: float, options: dict[str, Any]) -> jax.nn.initializers.Initia
     return jax.nn.initializers.variance_scaling(scale, "fan_in", **options)
 
 
-def _fixed_point(activation: Activation, bias_variance: float) -> float:
+def _fixed_point(
+    activation: Activation, slope: Activation, bias_variance: float
+) -> float:
     """The smallest q with q = E[φ(√q z)²] / E[φ'(√q z)²] + bias_variance."""
 
     def excess(variance: float | np.ndarray) -> np.ndarray:
-        slope = _mean_square(_slope(activation), variance)
+        of_slope = _mean_square(slope, variance)
         with np.errstate(all="ignore"):
-            q = _mean_square(activation, variance) / slope
+            q = _mean_square(activation, variance) / of_slope
         # Infinite where the activation saturates or overflows: no weights would do.
-        is_possible = (slope > 0) & np.isfinite(q)
+        is_possible = (of_slope > 0) & np.isfinite(q)
         return np.where(is_possible, q + bias_variance - variance, np.inf)
 
     at_zero = _mean_square(activation, 0.0)
-    _positive(_mean_square(_slope(activation), 1.0), "slope")
+    _positive_moment("slope", slope, 1.0)
     if bias_variance == 0 and at_zero == 0:
         return _SMALL_VARIANCE
     values = excess(_VARIANCES)
@@ -147,29 +145,25 @@ def _fixed_point(activation: Activation, bias_variance: float) -> float:
             f"{getattr(activation, '__name__', activation)}; try bias_variance=0 or "
             "variance_preserving."
         )
-    # Imported here: it takes longer than the rest of the library.
-    from scipy import optimize
-
     low, high = _VARIANCES[crossings[0] :][:2]
-    return float(optimize.brentq(excess, low, high, xtol=1e-6))
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    return low
 
 
-def _slope(activation: Activation) -> Activation:
-    return jax.vmap(jax.grad(activation))
-
-
-def _positive(moment: np.ndarray, what: str) -> float:
+def _positive_moment(name: str, function: Activation, variance: float) -> float:
+    moment = float(_mean_square(function, variance))
     if not (np.isfinite(moment) and moment > 0):
         raise ValueError(
-            f"the mean square of the {what} must be positive, got {moment}."
+            f"the mean square of the {name} must be positive, got {moment}."
         )
-    return float(moment)
+    return moment
 
 
 def _mean_square(function: Activation, variance: float | np.ndarray) -> np.ndarray:
     """E[function(√variance z)²], for each variance."""
-    nodes, weights = _quadrature()
-    points = np.sqrt(variance)[..., None] * nodes
+    points = np.sqrt(variance)[..., None] * _POINTS
     # Tracing is local to a thread, so another one computes numbers also where a module
     # builds its initialiser under vmap; jax.ensure_compile_time_eval does not.
     with ThreadPoolExecutor(1) as thread:
@@ -182,12 +176,4 @@ def _mean_square(function: Activation, variance: float | np.ndarray) -> np.ndarr
             f"{values.shape}."
         )
     with np.errstate(over="ignore", invalid="ignore"):
-        return values.reshape(points.shape).astype(np.float64) ** 2 @ weights
-
-
-@functools.cache
-def _quadrature() -> tuple[np.ndarray, np.ndarray]:
-    from scipy import special
-
-    nodes, weights = special.roots_hermitenorm(256)
-    return nodes, weights / weights.sum()
+        return values.reshape(points.shape).astype(np.float64) ** 2 @ _WEIGHTS
