@@ -20,18 +20,20 @@ def draw(run: Run) -> list[Path]:
         f"{settings['model']}, {norm}, {settings['scale_control']} + "
         f"{settings['optimizer']}, lr {settings['lr']:g}, {settings['data']}"
     )
-    # null in JSON is NaN here.
-    losses = np.array([entry["loss"] for entry in history], float)
-    steps = [entry["step"] for entry in history]
+
+    def curve(name: str) -> tuple[list[int], np.ndarray]:
+        """Steps and values; null in JSON is NaN here."""
+        known = [entry for entry in history if name in entry]
+        values = np.array([entry[name] for entry in known], float)
+        return [entry["step"] for entry in known], values
+
     curves, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     curves.suptitle(title)
-    left.semilogy(steps, losses)
+    left.semilogy(*curve("loss"))
     left.set(xlabel="step", ylabel="training loss")
-    epochs = [entry for entry in history if "epoch" in entry]
-    for name in ("train_accuracy", "test_accuracy"):
-        values = np.array([entry[name] for entry in epochs], float)
-        right.plot([entry["epoch"] for entry in epochs], values, "o-", label=name)
-    right.set(ylim=(0, 1.02), xlabel="epoch", ylabel="accuracy")
+    right.plot(*curve("train_accuracy"), label="training images")
+    right.plot(*curve("test_accuracy"), "o-", label="test images")
+    right.set(ylim=(0, 1.02), xlabel="step", ylabel="accuracy")
     right.legend(loc="lower right")
 
     scales = [
@@ -41,6 +43,7 @@ def draw(run: Run) -> list[Path]:
     layers = sorted(scales[0], key=_place)
     height = max(4.0, 0.07 * len(layers) + 1.5)
     over_depth, ax = plt.subplots(figsize=(8, height), layout="constrained")
+    steps = [entry["step"] for entry in history]
     sg.plotting.plot_layer_scales(scales, steps=steps, layers=layers, ax=ax)
     ax.set_title(f"{run.name}: gradient scales before they are rescaled")
 

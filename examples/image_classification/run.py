@@ -92,10 +92,13 @@ def _advance(
             last = reports[-1]["layer_scales"].items()
             rounded = {layer: float(f"{scale:.4g}") for layer, scale in last}
             entry = {"step": step, "layer_scales": rounded}
-            shown = {"loss": float(np.mean([report["loss"] for report in reports]))}
+            shown = {
+                name: float(np.mean([report[name] for report in reports]))
+                for name in ("loss", "train_accuracy")
+            }
             if at_end:
                 entry["epoch"] = step // steps_per_epoch
-                shown |= program.results_of_epoch()
+                shown |= program.test()
             run.append(entry | shown)
             for at, report in enumerate(reports, step - len(reports)):
                 scales.append(report["layer_scales"])

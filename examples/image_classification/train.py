@@ -33,8 +33,6 @@ class State(NamedTuple):
     optimizer: Any
     average: Any
     """Moving average of the parameters; empty without one."""
-    epoch: jax.Array
-    """Sums over the steps of this epoch: of the loss, and of the training accuracy."""
 
 
 class Gradient(NamedTuple):
@@ -82,23 +80,22 @@ class Program:
         return data.training(self.dataset, self.config, left)
 
     def advance(self, batch: data.Batch) -> dict[str, Any]:
-        """Makes a step; its loss, and the gradient's scales before they are changed."""
+        """Makes a step; its loss and accuracy, and the gradient's scales before it."""
         arguments = (self.layout.put(batch), np.int32(self.step), self._seed, self._lr)
         self.compile_seconds += self.functions.compile(self.state, *arguments)
         self.state, report = self.functions.advance(self.state, *arguments)
         self.step += 1
         return report
 
-    def results_of_epoch(self) -> dict[str, float]:
-        """Means over the training steps of this epoch, and over the test images."""
-        train = np.asarray(self.state.epoch, float) / self.steps_per_epoch
+    def test(self) -> dict[str, float]:
+        """Means over the test images."""
         sums = [
             self.functions.test(self.state, self.layout.put(batch))
             for batch in data.testing(self.dataset, self.config)
         ]
-        test = np.sum(jax.device_get(sums), 0, float) / len(self.dataset.test.labels)
-        names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-        return dict(zip(names, map(float, [*train, *test]), strict=True))
+        loss, right = np.sum(jax.device_get(sums), axis=0, dtype=float)
+        number = len(self.dataset.test.labels)
+        return {"test_loss": loss / number, "test_accuracy": right / number}
 
 
 class Functions:
@@ -152,7 +149,7 @@ class Functions:
         params, batch_stats = map(nnx.to_pure_dict, variables)
         average = params if self.config.ema_decay else ()
         optimizer = self.optimizer(lr).init(params)
-        return State(params, batch_stats, optimizer, average, jnp.zeros(2))
+        return State(params, batch_stats, optimizer, average)
 
     def _advance(
         self, state: State, batch: Batch, index: jax.Array, seed: jax.Array, lr
@@ -171,11 +168,12 @@ class Functions:
         average = state.average
         if config.ema_decay:
             average = optax.incremental_update(params, average, 1 - config.ema_decay)
-        # The sums start at zero with each epoch.
-        before = jnp.where(index % self.steps_per_epoch == 0, 0, state.epoch)
-        epoch = before + jnp.stack([found.loss, found.accuracy])
-        state = State(params, batch_stats, optimizer, average, epoch)
-        return state, {"loss": found.loss, "layer_scales": sg.layer_scales(found.grads)}
+        report = {
+            "loss": found.loss,
+            "train_accuracy": found.accuracy,
+            "layer_scales": sg.layer_scales(found.grads),
+        }
+        return State(params, batch_stats, optimizer, average), report
 
     def _test(self, state: State, batch: Batch) -> jax.Array:
         # If there is an average of the parameters, it is what is tested.

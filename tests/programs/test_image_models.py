@@ -113,17 +113,6 @@ def test_heights_and_logits(monkeypatch, model, size, heights):
     assert list(dict.fromkeys(found)) == heights
 
 
-def test_width_multiplier():
-    for channels, multiplier, width in (
-        (24, 1.0, 24),
-        (48, 0.4, 16),  # 19.2
-        (64, 1 / 32, 2),  # too few to be rounded to 8
-        (16, 1e-3, 1),
-    ):
-        config = Config(out=Path(), width_multiplier=multiplier)
-        assert layers.scaled_width(config, channels) == width
-
-
 @pytest.mark.parametrize(
     ("model", "given", "used"),
     [

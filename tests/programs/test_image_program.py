@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -73,9 +74,6 @@ def test_what_a_run_leaves_behind(finished):
         assert min(entry["layer_scales"].values()) > 0
     assert metrics["test_accuracy"] == history[-1]["test_accuracy"] > 0.1
     np.testing.assert_allclose(metrics["test_accuracy"] * 360 % 1, 0, atol=1e-9)
-    losses = [history[3]["loss"], history[4]["loss"], history[5]["loss"]]
-    mean = np.average(losses, weights=[1, 2, 2])
-    np.testing.assert_allclose(history[-1]["train_loss"], mean, rtol=1e-5)
 
     (path,) = (finished / "events").iterdir()
     events, found = path.read_bytes(), {}
@@ -118,9 +116,6 @@ def test_killed_and_resumed_it_ends_with_the_same_numbers(
     killed("image_classification", 4, *arguments, "--out", out, **QUICK_COMPILATION)
     assert not Run(out).finished
     other = tmp_path / "other"
-    (tmp_path / "killed" / ".lock").unlink(missing_ok=True)
-    import shutil
-
     shutil.copytree(out, other)
     assert main(*arguments, "--out", out, "--resume") == 0
     # Steps are looked at in pairs, so that is where checkpoints are.
@@ -152,16 +147,12 @@ def test_loss_that_is_not_finite_ends_the_run(tmp_path, capsys):
 
 
 def test_runs_that_differ_in_rate_and_seed_share_what_is_compiled(tmp_path):
-    def losses(out, *options):
-        arguments = [*SMALL, *ADAM, "--epochs", 1, *options, "--out", tmp_path / out]
-        assert main("train", *arguments) == 0
-        return [entry["loss"] for entry in Run(tmp_path / out).history()]
-
-    first = losses("first")
-    other = losses("other", "--seed", 1, "--lr", "1e-2")
-    assert strict(tmp_path / "other" / "metrics.json")["compile_seconds"] == 0
-    train.functions_of.cache_clear()
-    assert losses("again", "--seed", 1, "--lr", "1e-2") == other != first
+    arguments = ["train", *SMALL, *ADAM, "--epochs", 1, "--out"]
+    assert main(*arguments, tmp_path / "a") == 0
+    assert main(*arguments, tmp_path / "b", "--seed", 1, "--lr", 1e-2) == 0
+    assert strict(tmp_path / "b" / "metrics.json")["compile_seconds"] == 0
+    one, other = (next(Run(tmp_path / out).history())["loss"] for out in "ab")
+    assert one != other
 
 
 def test_two_processes_give_the_numbers_of_one(finished, tmp_path):
