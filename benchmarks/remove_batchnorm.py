@@ -7,7 +7,7 @@ handwritten digits of scikit-learn.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -61,23 +61,11 @@ class Options(common.Options):
     batch_size: int = 64
 
 
-def digits() -> tuple[jax.Array, jax.Array, np.ndarray, np.ndarray]:
-    """Images, labels, and the indices of training and test images."""
-    data = load_digits()
-    train, test = train_test_split(
-        np.arange(len(data.target)), test_size=0.2, stratify=data.target, random_state=0
-    )
-    images = jnp.asarray(data.images[..., None] / 16, jnp.float32)
-    return images, jnp.asarray(data.target), train, test
-
-
 def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def trainer(
-    name: str, options: Options, steps: int
-) -> Callable[[float, int, Iterable[tuple[jax.Array, jax.Array]]], Network]:
+def trainer(name: str, options: Options, steps: int) -> Callable[..., Network]:
     """Trains a method at a rate, with a seed; compiled once: SGD is linear in it."""
     make_network, control = METHODS[name]
     schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, steps // 10, steps)
@@ -115,13 +103,17 @@ def accuracy(network: Network, images: jax.Array, labels: jax.Array) -> jax.Arra
 
 
 def main(options: Options) -> None:
-    images, labels, train, test = digits()
-    per_epoch = len(train) // options.batch_size
+    digits = load_digits()
+    images = np.float32(digits.images[..., None] / 16)
+    images, test_images, labels, test_labels = train_test_split(
+        images, digits.target, test_size=0.2, stratify=digits.target, random_state=0
+    )
+    per_epoch = len(images) // options.batch_size
 
     def batches(seed):
         rng = np.random.default_rng(seed)
         for _ in range(options.epochs):
-            order = rng.permutation(train)[: per_epoch * options.batch_size]
+            order = rng.permutation(len(images))[: per_epoch * options.batch_size]
             for i in order.reshape(per_epoch, -1):
                 yield images[i], labels[i]
 
@@ -135,7 +127,7 @@ def main(options: Options) -> None:
             for seed in range(options.seeds):
                 network = train_one(rate, seed, batches(seed))
                 network.eval()  # BatchNorm takes its running statistics
-                accuracies.append(float(accuracy(network, images[test], labels[test])))
+                accuracies.append(float(accuracy(network, test_images, test_labels)))
             runs.append({"method": name, "rate": rate, "accuracies": accuracies})
             medians.append(f"{np.median(accuracies):.3f}")
         table.add_row(name, *medians)
