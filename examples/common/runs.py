@@ -66,25 +66,24 @@ class Run:
                 return  # the last line of a killed run
 
     def restore(self, template: Callable[[int], Any]) -> tuple[int, Any] | None:
-        """The step and the state of the newest checkpoint; None if there is none.
+        """The step and state of the newest readable checkpoint; None without any.
 
         `template` maps a step to the structure of the state, in ShapeDtypeStructs. The
         state is of NumPy arrays, or of JAX arrays where those have a sharding.
         """
         if not (self.path / "checkpoints").is_dir():
             return None
+        reason = None
         with _TURN, self._checkpoints() as manager:
-            step = manager.latest_step()
-            if step is None:
-                return None
-            args = ocp.args.StandardRestore(template(step))
-            try:
-                return step, manager.restore(step, args=args)
-            except Exception as error:  # Orbax has no exception of its own
-                raise RunError(
-                    f"{self.path / 'checkpoints' / str(step)} cannot be read: {error}. "
-                    "Without this folder, the checkpoint before it is taken."
-                ) from error
+            for step in sorted(manager.all_steps(), reverse=True):
+                args = ocp.args.StandardRestore(template(step))
+                try:
+                    return step, manager.restore(step, args=args)
+                except Exception as error:  # Orbax has no exception of its own
+                    reason = error
+        if reason is not None:
+            raise RunError(f"no checkpoint of {self.path} can be read: {reason}")
+        return None
 
     def _checkpoints(self) -> ocp.CheckpointManager:
         # Not in the background: the next step may write to the buffers of this one.
@@ -140,9 +139,12 @@ class Recording(Run):
         self._lock.release()
 
     def resume(self, template: Callable[[int], Any]) -> tuple[int, Any] | None:
-        """The newest checkpoint; drops the lines of the history after it."""
+        """The newest readable checkpoint; drops what was recorded after it."""
         found = self.restore(template)
         last = -1 if found is None else found[0]
+        for step in self._manager.all_steps():
+            if step > last:  # damaged
+                self._manager.delete(step)
         kept = [_dumps(entry) for entry in self.history() if entry["step"] <= last]
         lines = "".join(line + "\n" for line in kept)
         on_first_process(lambda: _write(self.path / "history.jsonl", lines))

@@ -40,10 +40,7 @@ class Box:
     def __post_init__(self) -> None:
         same_length = len(self.lower) == len(self.upper)
         if not (same_length and all(map(operator.lt, self.lower, self.upper))):
-            raise ValueError(
-                "a box needs lower < upper on each axis, got lower "
-                f"{self.lower} and upper {self.upper}"
-            )
+            raise ValueError(f"a box needs lower < upper on each axis, got {self}")
 
     def intervals(self) -> list[tuple[float, float]]:
         """The lower and the upper bound of each axis."""
@@ -74,8 +71,11 @@ class Box:
 
     def faces(self, *faces: tuple[int, float]) -> Sampler:
         """Some faces, as pairs of an axis and a coordinate, uniform by area."""
-        for axis, coordinate in faces:
-            self._check_face(axis, coordinate)
+        bounds = dict(enumerate(self.intervals()))
+        for axis, cut in faces:
+            lower, upper = bounds.get(axis, (1.0, 0.0))
+            if not lower <= cut <= upper:
+                raise ValueError(f"{self} has no face at {cut} of axis {axis}")
         extent = np.subtract(self.upper, self.lower)
         areas = [np.prod(np.delete(extent, axis)) for axis, _ in faces]
 
@@ -89,20 +89,6 @@ class Box:
             return jnp.where(is_cut, cuts[:, None], points)
 
         return sample
-
-    def check_axis(self, axis: int) -> None:
-        """Raises ValueError if the box has no such axis."""
-        if axis not in range(len(self.lower)):
-            raise ValueError(f"a box of dimension {len(self.lower)} has no axis {axis}")
-
-    def _check_face(self, axis: int, coordinate: float) -> None:
-        self.check_axis(axis)
-        lower, upper = self.intervals()[axis]
-        if not lower <= coordinate <= upper:
-            raise ValueError(
-                f"coordinate {coordinate} of axis {axis} is not within "
-                f"[{lower}, {upper}]"
-            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,37 +19,35 @@ COMMON = {
     "terms": "weighted",
     "resume": True,
 }
-SGD = [("sgd", control) for control in get_args(ScaleControl)]
-ADAM = [("adam", control) for control in get_args(ScaleControl)]
-MUON = [("muon", "none"), ("muon", "stablegrad")]
-LION = [("lion", "none"), ("lion", "stablegrad")]
+ALL = get_args(ScaleControl)
+TWO = ("none", "stablegrad")
 
 
-def methods(pairs: Iterable[tuple[str, str]], **options: Any) -> Options:
-    """A run for each optimizer and scale control."""
+def methods(optimizer: str, controls: Iterable[str], **options: Any) -> Options:
+    """A run for each scale control."""
     return {
         f"{optimizer}-{control}": {
             "optimizer": optimizer,
             "scale_control": control,
             **options,
         }
-        for optimizer, control in pairs
+        for control in controls
     }
 
 
 def depth() -> Options:
     """How deep a network can be trained, by layers and by terms on one scale."""
-    weighted = methods(ADAM + MUON + LION)
-    balanced = methods(
-        [("adam", "none"), ("adam", "clip"), ("adam", "stablegrad"), *MUON],
-        terms="balanced",
-    )
-    return weighted | {f"{name}-balanced": run for name, run in balanced.items()}
+    weighted = methods("adam", ALL) | methods("muon", TWO) | methods("lion", TWO)
+    balanced = methods("adam", ("none", "clip", "stablegrad")) | methods("muon", TWO)
+    return weighted | {
+        f"{name}-balanced": options | {"terms": "balanced"}
+        for name, options in balanced.items()
+    }
 
 
 def sgd() -> Options:
     """Over more rates: without a scale control its steps scale with the gradient."""
-    return methods(SGD, lr=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1))
+    return methods("sgd", ALL, lr=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1))
 
 
 def settings_of_stablegrad() -> Options:
@@ -81,18 +79,18 @@ def helmholtz() -> Options:
     128 points inside and on each edge, 40,000 steps. Theirs is the sum of four edges'
     mean squares, ours the mean over all: their weight of 1 is 4 here.
     """
-    runs = methods(
-        ADAM + MUON,
-        problem="helmholtz",
-        width=50,
-        schedule="exponential",
-        interior_points=128,
-        condition_points=4 * 128,
-        steps=40_000,
-        checkpoint_every=2000,
-    )
+    common = {
+        "problem": "helmholtz",
+        "width": 50,
+        "schedule": "exponential",
+        "interior_points": 128,
+        "condition_points": 4 * 128,
+        "steps": 40_000,
+        "checkpoint_every": 2000,
+    }
+    runs = methods("adam", ALL) | methods("muon", TWO)
     return {
-        f"{name}-weight{weight:g}": options | {"condition_weight": weight}
+        f"{name}-weight{weight:g}": common | options | {"condition_weight": weight}
         for weight in (4.0, 100.0, 1000.0)
         for name, options in runs.items()
     }
@@ -103,16 +101,16 @@ def burgers() -> Options:
 
     `--lbfgs-steps` adds L-BFGS after these steps, on 10,000 points.
     """
-    return methods(
-        ADAM + MUON,
-        problem="burgers",
-        width=40,
-        interior_points=1024,
-        condition_points=128,
-        steps=15_000,
-        lbfgs_points=10_000,
-        checkpoint_every=3000,
-    )
+    common = {
+        "problem": "burgers",
+        "width": 40,
+        "interior_points": 1024,
+        "condition_points": 128,
+        "steps": 15_000,
+        "lbfgs_points": 10_000,
+        "checkpoint_every": 3000,
+    }
+    return methods("adam", ALL, **common) | methods("muon", TWO, **common)
 
 
 STUDIES: dict[StudyName, tuple[tuple[int, ...], Options]] = {

@@ -106,13 +106,10 @@ def test_segments_by_length():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: Box((0.0,), (1.0, 1.0)), r"lower \(0.0,\) and upper \(1.0, 1.0\)"),
+        (lambda: Box((0.0,), (1.0, 1.0)), "lower < upper on each axis"),
         (lambda: Box((0.0, 1.0), (1.0, 1.0)), "lower < upper on each axis"),
-        (lambda: RECTANGLE.face(2, 0.0), "a box of dimension 2 has no axis 2"),
-        (
-            lambda: RECTANGLE.faces((0, 0.0), (1, 0.5)),
-            r"coordinate 0.5 of axis 1 is not within \[-1.0, 0.0\]",
-        ),
+        (lambda: RECTANGLE.face(2, 0.0), "no face at 0.0 of axis 2"),
+        (lambda: RECTANGLE.faces((0, 0.0), (1, 0.5)), "no face at 0.5 of axis 1"),
         (lambda: Disc((0.0, 0.0), 0.0), "the radius must be positive, got 0.0"),
         (lambda: Union(RECTANGLE, Box((2.0, -2.0), (4.0, -0.5))), "overlap"),
     ],

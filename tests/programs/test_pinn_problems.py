@@ -160,7 +160,7 @@ def test_reference_solves_the_five_point_equations(u, stride):
 def test_script_makes_the_reference(u, tmp_path):
     """On coarser grids: to better than the last order that it removes."""
     out = tmp_path / "coarse.npz"
-    l_shape.main(l_shape.Options(out, cells=8, finest=64))
+    l_shape.main(out, cells=8, finest=64)
     coarse, index = np.load(out), ((np.load(out)["points"] + 1) * CELLS).round()
     expected = u[tuple(index.astype(int).T)]
     error = np.linalg.norm(coarse["u"] - expected) / np.linalg.norm(expected)

@@ -1,6 +1,5 @@
 """The folder of a run: nothing is lost, nothing is overwritten, mistakes are named."""
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -79,16 +78,27 @@ def test_killed_while_a_checkpoint_was_written(tmp_path):
     assert (run.restore(lambda step: shapes)[1]["w"] == 7).all()
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_still_there(tmp_path):
-    run = recorded(tmp_path)
-    newest = tmp_path / "checkpoints" / "2"
-    for path in newest.rglob("*"):
+def damage(checkpoint):
+    """Leaves its files as they are named, and no content."""
+    for path in checkpoint.rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.raises(RunError, match=f"{newest} cannot be read"):
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
+    recorded(tmp_path)
+    damage(tmp_path / "checkpoints" / "2")
+    with Recording(tmp_path, SETTINGS, resume=True) as run:
+        step, restored = run.resume(template)
+        assert step == 1
+        jax.tree.map(np.testing.assert_array_equal, restored, state(1.0))
+        assert [entry["step"] for entry in run.history()] == [1]
+        run.save(2, state(2.0))
+    assert run.restore(template)[0] == 2
+    for step in (1, 2):
+        damage(tmp_path / "checkpoints" / str(step))
+    with pytest.raises(RunError, match=r"no checkpoint of .* can be read"):
         run.restore(template)
-    shutil.rmtree(newest)
-    assert run.restore(template)[0] == 1
 
 
 def test_two_processes_in_one_folder(tmp_path):

@@ -11,37 +11,16 @@ at a fixed node is a series in powers of the spacing whose first orders are know
 at the ends of the Neumann side, the even reflection of u is smooth.
 """
 
-import dataclasses
-import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import tyro
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from examples.common import command_line
-from examples.common.command_line import require
-
 ORDERS = (4 / 3, 2.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Solve -Δu = 1 on the L-shape, and write u at the nodes of a coarse grid."""
-
-    out: Path
-    """The .npz file: points of shape (n, 2) and u of shape (n,), in float32."""
-    cells: int = 32
-    """Cells per unit length of the grid in the file."""
-    finest: int = 512
-    """Cells per unit length of the finest of four grids: a multiple of 8 cells."""
-
-    def check(self) -> None:
-        require(self, "cells", self.cells > 0, "positive")
-        multiple = self.finest > 0 and self.finest % (8 * self.cells) == 0
-        require(self, "finest", multiple, "a multiple of 8 times --cells")
 
 
 def nodes(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,20 +62,25 @@ def extrapolated(grids: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     return grids
 
 
-def main(options: Options) -> None:
-    options.check()
-    sizes = [options.finest // k for k in (8, 4, 2, 1)]
-    strides = [slice(None, None, n // options.cells) for n in sizes]
+def main(out: Path, cells: int = 32, finest: int = 512) -> None:
+    """Solves -Δu = 1 on the L-shape, and writes u at the nodes of a coarse grid.
+
+    Args:
+      out: the .npz file: points of shape (n, 2) and u of shape (n,), in float32.
+      cells: cells per unit length of the grid in the file.
+      finest: those of the finest of four grids: a multiple of 8 cells.
+    """
+    sizes = [finest // k for k in (8, 4, 2, 1)]
+    strides = [slice(None, None, n // cells) for n in sizes]
     grids = [solution(n)[k, k] for n, k in zip(sizes, strides, strict=True)]
     before, u = extrapolated(grids)
     error = np.linalg.norm(u - before) / np.linalg.norm(u)
     print(f"estimated relative L2 error: {error:.1e}")
-    x, y = nodes(options.cells)
+    x, y = nodes(cells)
     inside = (x <= 0) | (y >= 0)
     points = np.stack([x[inside], y[inside]], axis=-1)
-    np.savez_compressed(options.out, points=np.float32(points), u=np.float32(u[inside]))
+    np.savez_compressed(out, points=np.float32(points), u=np.float32(u[inside]))
 
 
 if __name__ == "__main__":
-    program = "python -m examples.pinn.problems.reference.l_shape"
-    sys.exit(command_line.run(Options, main, program=program, description=__doc__))
+    tyro.cli(main)
