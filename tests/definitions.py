@@ -42,6 +42,34 @@ def rescaled(layer, reference=1.0, statistic="std"):
     return jax.tree.map(lambda x: gain * wide(x), layer)
 
 
+def balanced(grads, values, importance, decay, power):
+    """Loss terms, step by step: their sum and weights, then m and t of the memory."""
+    m, t = dict.fromkeys(importance, 0.0), dict.fromkeys(importance, 0)
+    for g, value in zip(grads, values, strict=True):
+        divisors, distances = {}, {}
+        for k in importance:
+            s = scale(g[k], "rms")
+            if s > 0 and np.isfinite(s):
+                limit = 1.2 * np.sqrt(m[k] / (1 - decay ** t[k])) if t[k] else np.inf
+                m[k] = decay * m[k] + (1 - decay) * min(s, limit) ** 2
+                t[k] += 1
+            running = np.sqrt(m[k] / (1 - decay ** t[k])) if t[k] else 0
+            divisors[k] = max(running, s / 3)
+            distances[k] = value[k] / s if s else 0
+        farthest = max(distances.values())
+        weights = {
+            k: w * (distances[k] / farthest) ** power / divisors[k]
+            if divisors[k]
+            else 0
+            for k, w in importance.items()
+        }
+        terms = [
+            jax.tree.map(lambda x, w=w: w * wide(x), g[k]) for k, w in weights.items()
+        ]
+        total = jax.tree.map(lambda *x: sum(x), *terms)
+        yield total, weights, dict(m), dict(t)
+
+
 def assert_close(got, expected, rtol=1e-5):
     """Leaf by leaf, and relative to its largest element: others may cancel."""
 

@@ -8,43 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from definitions import assert_close, elements, random_layer, scale, wide
+from definitions import assert_close, balanced, elements, random_layer, scale, wide
 from hypothesis import given
 from hypothesis import strategies as st
 
 import stablegrad_optax as sg
 
 NAMES = "a", "b", "c"
-
-
-def by_definition(grads, values, importance, decay, power):
-    """Of each step the sum and the weights, and the memory after it."""
-    m, t = dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, 0)
-    for g, value in zip(grads, values, strict=True):
-        divisors, distances = {}, {}
-        for k in NAMES:
-            s = scale(g[k], "rms")
-            if s > 0 and np.isfinite(s):
-                limit = 1.2 * np.sqrt(m[k] / (1 - decay ** t[k])) if t[k] else np.inf
-                m[k] = decay * m[k] + (1 - decay) * min(s, limit) ** 2
-                t[k] += 1
-            running = np.sqrt(m[k] / (1 - decay ** t[k])) if t[k] else 0
-            divisors[k] = max(running, s / 3)
-            distances[k] = value[k] / s if s else 0
-        farthest = max(distances.values())
-        weights = {
-            k: importance[k] * (distances[k] / farthest) ** power / divisors[k]
-            if divisors[k]
-            else 0.0
-            for k in NAMES
-        }
-        total = jax.tree.map(
-            lambda *x, w=weights: sum(
-                w[k] * wide(y) for k, y in zip(NAMES, x, strict=True)
-            ),
-            *(g[k] for k in NAMES),
-        )
-        yield total, weights, dict(m), dict(t)
 
 
 def random_grads(scales=(1.0, 1e-3, 1e4), dtype="float32", seed=0):
@@ -111,7 +81,7 @@ def test_forty_steps_are_those_of_a_plain_loop(decay, power):
         lambda *x: jnp.stack([*map(jnp.float32, x)]), *zip(grads, values, strict=True)
     )
     totals, states = run(stacked)
-    loop = by_definition(grads, values, importance, decay, power)
+    loop = balanced(grads, values, importance, decay, power)
     for step, (total, weights, mean_squares, counts) in enumerate(loop):
         got, state = jax.tree.map(lambda x, i=step: x[i], (totals, states))
         chex.assert_trees_all_equal(state.counts, counts)
@@ -239,7 +209,7 @@ def test_dtypes_and_range(dtype, scales, rtol):
     grads = random_grads(scales, dtype)
     total, state = first_update(grads, power=0.0)
     chex.assert_trees_all_equal_dtypes(total, grads["a"])
-    loop = by_definition([grads], [VALUES], dict.fromkeys(NAMES, 1.0), 0.99, 0.0)
+    loop = balanced([grads], [VALUES], dict.fromkeys(NAMES, 1.0), 0.99, 0.0)
     ((expected, weights, *_),) = loop
     assert_close(total, expected, rtol)
     chex.assert_trees_all_close(state.weights, weights, rtol=1e-3)
@@ -312,15 +282,15 @@ def test_a_weight_may_be_a_schedule():
 
 
 def test_injected_options():
-    def balanced(importance, decay, power):
+    def of_scalars(importance, decay, power):
         return sg.balance_terms(NAMES, {"a": importance}, decay=decay, power=power)
 
-    tx = optax.inject_hyperparams(balanced)(
+    tx = optax.inject_hyperparams(of_scalars)(
         importance=optax.linear_schedule(1.0, 0.0, 1), decay=0.5, power=1.0
     )
     grads, values = [random_grads(seed=i) for i in range(2)], [VALUES] * 2
     state, update = tx.init(random_grads()["a"]), jax.jit(tx.update)
-    loop = by_definition(grads, values, dict.fromkeys(NAMES, 1.0), 0.5, 1.0)
+    loop = balanced(grads, values, dict.fromkeys(NAMES, 1.0), 0.5, 1.0)
     for step, (_, weights, *_) in enumerate(loop):
         _, state = update(grads[step], state, values=VALUES)
         chex.assert_trees_all_close(

@@ -1,14 +1,92 @@
-"""Double precision, in a process of its own."""
+"""Double precision, and what becomes of other dtypes where it is enabled."""
 
-import subprocess
-import sys
-from pathlib import Path
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from definitions import assert_close, random_layer, rescaled, scale, wide
+
+import stablegrad_optax as sg
 
 
-def test_float64():
-    script = Path(__file__).with_name("float64_checks.py")
-    result = subprocess.run(
-        [sys.executable, "-W", "error", script], capture_output=True, text=True
+@pytest.fixture(autouse=True)
+def x64():
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("dtype", "exponents", "rtol"),
+    [
+        ("float64", (-140, 0, 140), 1e-12),
+        ("complex128", (-140, 0, 140), 1e-12),
+        ("float32", (-17, 0, 14), 1e-5),
+        ("bfloat16", (0,), 1e-2),
+    ],
+)
+def test_updates_and_scales(dtype, exponents, rtol):
+    tx = sg.stablegrad(np.float64(0.25))
+
+    @jax.jit
+    def measured(grads):
+        updates, _ = tx.update(grads, tx.init(grads))
+        return updates, sg.layer_scales(grads)["."], sg.reference_scale(grads["kernel"])
+
+    for exponent in exponents:
+        grads = random_layer(8, 8, 10.0**exponent, dtype)
+        updates, *scales = measured(grads)
+        assert {x.dtype for x in updates.values()} == {jnp.dtype(dtype)}
+        assert_close(updates, rescaled(grads, 0.25), rtol)
+        is_wide = jnp.finfo(dtype).bits == 64
+        assert scales[0].dtype == (jnp.float64 if is_wide else jnp.float32)
+        np.testing.assert_allclose(scales, scale(grads["kernel"]), rtol=min(rtol, 1e-5))
+
+
+def test_a_layer_of_several_dtypes():
+    grads = {
+        "a": random_layer(3, 4, 1e-3, "bfloat16")["kernel"],
+        "b": random_layer(3, 4, dtype="float64")["kernel"],
+    }
+    updates, _ = sg.stablegrad().update(grads, sg.stablegrad().init(None))
+    assert [updates[name].dtype for name in "ab"] == [jnp.bfloat16, jnp.float64]
+    np.testing.assert_allclose(
+        updates["b"], wide(grads["b"]) / scale(grads), rtol=1e-12
     )
-    assert result.returncode == 0, result.stderr
-    assert "float64 checks passed" in result.stdout
+
+
+def test_balanced_terms():
+    sizes = {"a": 1e-100, "b": 1.0, "c": 1e100}
+    grads = {
+        name: {
+            "wide": random_layer(3, 4, size, "float64", seed),
+            "narrow": random_layer(3, 4, dtype="float32", seed=seed),
+        }
+        for seed, (name, size) in enumerate(sizes.items())
+    }
+    tx = sg.balance_terms(tuple(sizes), {"b": 2.0}, power=0.0)
+    total, state = jax.jit(tx.update)(grads, tx.init(None))
+    assert {x.dtype for x in total["wide"].values()} == {jnp.dtype("float64")}
+    assert {x.dtype for x in total["narrow"].values()} == {jnp.dtype("float32")}
+    scales = {name: scale(term, "rms") for name, term in grads.items()}
+    for name, weight in state.weights.items():
+        expected = (1 + (name == "b")) / scales[name]
+        np.testing.assert_allclose(weight, expected, rtol=1e-10)
+    wide_terms = {name: term["wide"] for name, term in grads.items()}
+    expected = jax.tree.map(
+        lambda *x: sum(state.weights[k] * y for k, y in zip(sizes, x, strict=True)),
+        *wide_terms.values(),
+    )
+    assert_close(total["wide"], expected, 1e-12)
+    np.testing.assert_allclose(jnp.diag(sg.term_alignment(wide_terms)), 1, rtol=1e-12)
+
+
+def test_terms_of_several_dtypes():
+    def losses(w):
+        return {"a": jnp.sum(w**2), "b": jnp.sum(w.astype(jnp.float32) ** 3)}
+
+    values, grads = sg.value_and_grad_of_terms(losses)(jnp.array([1.0, 2.0]))
+    assert [values[name].dtype for name in "ab"] == [jnp.float64, jnp.float32]
+    assert_close(grads, {"a": np.array([2.0, 4.0]), "b": np.array([3.0, 12.0])}, 1e-6)
+    tx = sg.balance_terms(("a", "b"))
+    total, _ = tx.update(grads, tx.init(None), values=values)
+    assert total.dtype == jnp.float64
