@@ -16,6 +16,7 @@ from pathlib import Path
 import grain
 import jax
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageOps
 
 from examples.common.runs import RunError
@@ -26,56 +27,58 @@ FASHION_DIR = Path("/usr/share/datasets/fashion-mnist")
 TEST_SPLITS = ("validation", "val", "test")
 """In order of preference: the labels of "test" are often secret."""
 DRAWS = 5
-"""Random numbers that decide how one image is augmented."""
+"""Random numbers, uniform in [0, 1), that decide how one image is augmented."""
 
 Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-    """Images with labels, which are brought to one size when they are read."""
+class Arrays:
+    """Images in memory, uint8 [n, h, w, c], and their labels, int32 [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    margin: int
+    """By how many pixels augmented images are shifted at most."""
+    flip: bool = True
+    """Whether half of the augmented images are mirrored, left to right."""
+
+    def read(self, indices: np.ndarray, draws: np.ndarray | None = None) -> np.ndarray:
+        """The images, or shifted and mirrored ones, as the rows of `draws` say."""
+        images = self.images[indices]
+        if draws is None:
+            return images
+        border = (self.margin, self.margin)
+        padded = np.pad(images, ((0, 0), border, border, (0, 0)))
+        crops = sliding_window_view(padded, images.shape[1:3], (1, 2))
+        top, left = (draws[:, :2] * (2 * self.margin + 1)).astype(int).T
+        images = np.moveaxis(crops[np.arange(len(crops)), top, left], 1, -1)
+        mirrored = self.flip & (draws[:, 4] < 0.5)
+        return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Images of any size, which are decoded and resized when they are read."""
 
     picture: Callable[[int], Image.Image]
     """The image of an index."""
     labels: np.ndarray
-    """int32 [n]."""
     size: int
-    """Height and width."""
-    margin: int | None = None
-    """By how many pixels augmented images are shifted at most; None: random regions."""
-    flip: bool = True
-    """Whether half of the augmented images are mirrored, left to right."""
-
-    @classmethod
-    def of_array(cls, images: np.ndarray, labels: np.ndarray, **options) -> "Images":
-        """Images in memory, uint8 [n, size, size] or [n, size, size, 3]."""
-        size, labels = images.shape[1], labels.astype(np.int32)
-        return cls(lambda i: Image.fromarray(images[i]), labels, size, **options)
 
     def read(self, indices: np.ndarray, draws: np.ndarray | None = None) -> np.ndarray:
-        """uint8 [len(indices), size, size, channels].
-
-        The shorter side is resized, and the middle cut out. Or images are augmented as
-        `draws` say, [len(indices), DRAWS] random numbers, uniform in [0, 1).
-        """
-        size = (self.size, self.size)
-        pictures = map(self.picture, map(int, indices))
-        if draws is None:
-            read = [ImageOps.fit(x, size, Image.Resampling.BILINEAR) for x in pictures]
-        else:
-            read = list(map(self._augmented, pictures, draws))
-        return np.stack(list(map(np.asarray, read))).reshape(len(read), *size, -1)
-
-    def _augmented(self, picture: Image.Image, draws: np.ndarray) -> Image.Image:
-        if self.margin is None:
-            region, size = random_region(*picture.size, draws), (self.size, self.size)
-            picture = picture.resize(size, Image.Resampling.BILINEAR, region)
-        else:
-            top, left = (draws[:2] * (2 * self.margin + 1)).astype(int) - self.margin
-            # What lies outside is black.
-            picture = picture.crop((left, top, left + self.size, top + self.size))
-        mirrored = self.flip and draws[4] < 0.5
-        return ImageOps.mirror(picture) if mirrored else picture
+        """Their middles, or regions that the rows of `draws` choose, some mirrored."""
+        size, images = (self.size, self.size), []
+        for row, index in enumerate(indices):
+            image = self.picture(int(index))
+            if draws is None:
+                image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+            else:
+                region = random_region(*image.size, draws[row])
+                image = image.resize(size, Image.Resampling.BILINEAR, region)
+                image = ImageOps.mirror(image) if draws[row, 4] < 0.5 else image
+            images.append(np.asarray(image))
+        return np.stack(images)
 
 
 def random_region(
@@ -101,8 +104,8 @@ def random_region(
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    train: Images
-    test: Images
+    train: Arrays | Pictures
+    test: Arrays | Pictures
     classes: int
 
     @functools.cached_property
@@ -113,7 +116,7 @@ class Dataset:
         deviation below one grey level counts as one: it is a divisor.
         """
         sample = np.random.default_rng(0).permutation(len(self.train.labels))
-        number = 20_000_000 // self.train.read(sample[:1]).size
+        number = 1 + 20_000_000 // self.train.read(sample[:1]).size
         images = self.train.read(sample[:number]) / 255
         std = np.maximum(images.std((0, 1, 2)), 1 / 255)
         return images.mean((0, 1, 2)).astype(np.float32), std.astype(np.float32)
@@ -143,14 +146,14 @@ def digits() -> Dataset:
 
     data = load_digits()
     # Ink goes from 0 to 16.
-    images = np.rint(data.images * (255 / 16)).astype(np.uint8)
+    images = np.rint(data.images[..., None] * (255 / 16)).astype(np.uint8)
+    labels = data.target.astype(np.int32)
     parts = train_test_split(
-        np.arange(len(images)), test_size=360, stratify=data.target, random_state=0
+        np.arange(len(images)), test_size=360, stratify=labels, random_state=0
     )
     # Not mirrored: a mirrored digit is not a digit.
     train, test = (
-        Images.of_array(images[part], data.target[part], margin=1, flip=False)
-        for part in parts
+        Arrays(images[part], labels[part], margin=1, flip=False) for part in parts
     )
     return Dataset(train, test, 10)
 
@@ -169,11 +172,11 @@ def fashion_mnist(folder: Path) -> Dataset:
         shape = np.frombuffer(content[4:start], ">u4")
         return np.frombuffer(content[start:], np.uint8).reshape(shape)
 
-    def part(name: str) -> Images:
+    def part(name: str) -> Arrays:
         images, labels = idx(f"{name}-images-idx3"), idx(f"{name}-labels-idx1")
         if images.shape != (len(labels), 28, 28) or labels.max() > 9:
             raise ValueError(f"{name} has not a label from 0 to 9 for each image")
-        return Images.of_array(images, labels, margin=2)
+        return Arrays(images[..., None], labels.astype(np.int32), margin=2)
 
     try:
         return Dataset(part("train"), part("t10k"), 10)
@@ -191,7 +194,7 @@ def cifar(name: str, place: str) -> Dataset:
     if pictures.classes != int(name.removeprefix("cifar")):
         raise RunError(f"--data-dir is not {name}: it has {pictures.classes} classes.")
     train, test = (
-        Images.of_array(part.read(np.arange(len(part.labels))), part.labels, margin=4)
+        Arrays(part.read(np.arange(len(part.labels))), part.labels, margin=4)
         for part in (pictures.train, pictures.test)
     )
     return Dataset(train, test, pictures.classes)
@@ -231,7 +234,7 @@ def hugging_face(place: str, size: int) -> Dataset:
         )
     image, label = found
 
-    def part(split: str) -> Images:
+    def part(split: str) -> Pictures:
         labels = np.asarray(splits[split][label][:])
         # A missing label changes the type of the array; -1 stands for a secret label.
         if labels.dtype.kind != "i" or labels.min() < 0:
@@ -249,7 +252,7 @@ def hugging_face(place: str, size: int) -> Dataset:
             except Exception as error:  # of a damaged file, Pillow raises many types
                 raise RunError(f"{name} cannot be read as an image: {error}.") from None
 
-        return Images(picture, labels.astype(np.int32), size)
+        return Pictures(picture, labels.astype(np.int32), size)
 
     return Dataset(part("train"), part(test), features[label].num_classes)
 

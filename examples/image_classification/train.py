@@ -138,10 +138,10 @@ class Functions:
 
     def network(self, rngs: nnx.Rngs) -> nnx.Module:
         """The network with its initial parameters."""
-        config, size = self.config, self.dataset.train.size
-        family = resnet if config.model in resnet.MODELS else efficientnet
-        channels, small = len(self.mean), size <= 64
-        return family.build(config, rngs, self.dataset.classes, channels, small)
+        family = resnet if self.config.model in resnet.MODELS else efficientnet
+        _, height, _, channels = self.dataset.test.read(np.arange(1)).shape
+        classes, small_images = self.dataset.classes, height <= 64
+        return family.build(self.config, rngs, classes, channels, small_images)
 
     def _start(self, seed: jax.Array, lr: jax.Array) -> State:
         model = self.network(nnx.Rngs(params=jax.random.key(seed)))

@@ -15,7 +15,7 @@ from PIL import Image
 from examples.common.runs import RunError
 from examples.image_classification import data
 from examples.image_classification.config import Config
-from examples.image_classification.data import Dataset, Images, load
+from examples.image_classification.data import Arrays, Dataset, load
 
 RNG = np.random.default_rng(0)
 
@@ -243,7 +243,7 @@ def test_cifar_from_the_hub(monkeypatch, classes):
 def test_crops_and_flips_are_of_the_image():
     images = noise(400, 6, 6, 3)
     draws = np.random.default_rng(1).random((400, data.DRAWS))
-    source = Images.of_array(images, np.zeros(400), margin=1)
+    source = Arrays(images, np.zeros(400, np.int32), margin=1)
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     found = []
     for image, whole in zip(source.read(np.arange(400), draws), padded, strict=True):
@@ -281,10 +281,8 @@ def test_random_region_lies_in_the_image(draws, size):
 def numbered(train=23, test=9):
     """The label of an image is its index, which all its pixels are too."""
     parts = [
-        Images.of_array(
-            np.arange(n, dtype=np.uint8).repeat(36).reshape(n, 6, 6),
-            np.arange(n),
-            margin=1,
+        Arrays(
+            np.arange(n, dtype=np.uint8).repeat(36).reshape(n, 6, 6, 1), np.arange(n), 1
         )
         for n in (train, test)
     ]
