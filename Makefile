@@ -13,7 +13,7 @@ QUICK_COMPILATION := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
   XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test compatibility constraints lint types docs results overhead dist screenshots clean
+.PHONY: help demo test compatibility constraints lint types docs results overhead dist clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -54,10 +54,6 @@ docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b doctest docs docs/_build/doctest
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b html docs docs/_build/html
 	$(BIN)/lychee --offline --include-fragments --no-progress docs/_build/html *.md examples/*.md docs/*.md
-
-# Pictures of the pages that were built last; needs Chromium.
-screenshots: $(VENV)/.screenshots
-	$(BIN)/python docs/screenshots.py
 
 # Writes the measured numbers into the pages, from benchmarks/results and docs/demo.json,
 # and the code of the examples and of the tests' recipes.
