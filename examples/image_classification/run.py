@@ -48,24 +48,20 @@ def train(config: Config, console: Console) -> None:
         if found is not None:
             program.step, program.state = found
             console.print(f"Resumed at step {program.step}.")
-        seconds: list[float] = []
         stopped = None
         try:
-            _advance(program, run, console, seconds)
+            _advance(program, run, console)
         except DivergedError as error:
             stopped = error
-        run.finish(lambda: _results(program, run, seconds, stopped))
+        run.finish(lambda: _results(program, run, stopped))
         if stopped is not None:
             raise stopped
 
 
-def _advance(
-    program: Program, run: Recording, console: Console, seconds: list[float]
-) -> None:
+def _advance(program: Program, run: Recording, console: Console) -> None:
     """Trains to the end; writes history, events and checkpoints.
 
-    The steps between two lines of the history are looked at together. Their mean
-    durations are added to `seconds`.
+    The steps between two lines of the history are looked at together.
     """
     config, steps_per_epoch = program.config, program.steps_per_epoch
     scales: collections.deque[Mapping[str, float]] = collections.deque(maxlen=MEMORY)
@@ -88,7 +84,7 @@ def _advance(
             if step % config.log_every and not at_end:
                 continue
             reports = jax.device_get(reports)
-            seconds.append((time.perf_counter() - start) / len(reports))
+            program.step_seconds.append((time.perf_counter() - start) / len(reports))
             last = reports[-1]["layer_scales"].items()
             rounded = {layer: float(f"{scale:.4g}") for layer, scale in last}
             entry = {"step": step, "layer_scales": rounded}
@@ -107,7 +103,7 @@ def _advance(
             for tag, value in shown.items():
                 events.add_scalar(tag, value, step)
             now = f"loss {shown['loss']:.3g}, "
-            now += f"{config.batch_size / seconds[-1]:.0f} images/s"
+            now += f"{config.batch_size / program.step_seconds[-1]:.0f} images/s"
             if at_end:
                 now += f", test accuracy {shown['test_accuracy']:.4f}"
             bar.show(step, now)
@@ -117,12 +113,9 @@ def _advance(
 
 
 def _results(
-    program: Program,
-    run: Recording,
-    seconds: Sequence[float],
-    stopped: DivergedError | None,
+    program: Program, run: Recording, stopped: DivergedError | None
 ) -> dict[str, Any]:
-    config, dataset = program.config, program.dataset
+    config, dataset, seconds = program.config, program.dataset, program.step_seconds
     last = [entry["test_accuracy"] for entry in run.history() if "epoch" in entry][-1:]
     step_seconds = float(np.median(seconds)) if seconds else None
     return {

@@ -63,6 +63,8 @@ class Program:
         self.total_steps = config.epochs * self.steps_per_epoch
         self.step = 0
         self.compile_seconds = 0.0
+        self.step_seconds: list[float] = []
+        """Means of the steps between two lines of the history."""
 
     def start(self) -> None:
         """Makes the initial state."""
