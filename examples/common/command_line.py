@@ -5,20 +5,11 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import tyro
 
 from examples.common.runs import RunError
-
-
-class Checked(Protocol):
-    """A configuration that can check its own options."""
-
-    def check(self) -> None: ...
-
-
-C = TypeVar("C", bound=Checked)
 
 
 def run(
@@ -53,10 +44,10 @@ def require(config: Any, name: str, holds: Any, what: str) -> None:
         raise RunError(f"--{name.replace('_', '-')} must be {what}, got {got}.")
 
 
-def checked_settings(cls: type[C], out: Path, settings: Mapping[str, Any]) -> C:
+def checked_settings(cls: Any, out: Path, settings: Mapping[str, Any]) -> Any:
     """A configuration of the class `cls`, from the settings of a run's folder."""
     try:
-        config = cls(out=out, **settings)  # type: ignore[call-arg]
+        config = cls(out=out, **settings)
         config.check()
     except (KeyError, TypeError, RunError) as error:
         reason = str(error).rstrip(".")
@@ -78,7 +69,7 @@ def given(options: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def checked(runs: Mapping[str, C], only: str) -> dict[str, C]:
+def checked(runs: Mapping[str, Any], only: str) -> dict[str, Any]:
     """The runs whose name the regular expression `only` is found in, checked."""
     chosen = {name: run for name, run in runs.items() if re.search(only, name)}
     if not chosen:

@@ -171,25 +171,19 @@ def test_a_line_for_each_method():
     assert list(lines(slow, slow)) == ["1: slow", "2: slow"]
 
 
-@pytest.mark.parametrize("depths", [(4,), (4, 64)])
-def test_figure_has_a_row_for_each_method(monkeypatch, tmp_path, depths):
+def test_figure_has_a_row_for_each_method(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(comparison.pictures.plt, "close", drawn.append)
-    runs = [
-        record(
-            f"method {i}", [[0.05, 0.2, None], [None, None, None]], depth=depth, width=i
-        )
-        for i in range(11)
-        for depth in depths
-    ]
+    errors = [[0.05, 0.2, None], [None, None, None]]
+    runs = [record(errors=errors, width=width) for width in range(11)]
     comparison.draw(runs, tmp_path / "figure.png", ERROR, JUDGE.axis)
     (figure,) = drawn
     above, below = figure.axes
     assert len(below.get_yticklabels()) == 11
     assert above.get_yscale() == "log"
     counts = [text.get_text() for text in below.texts]
-    assert counts.count("1/3") == 11 * len(depths)
+    assert counts.count("1/3") == 11
     ticks = [text.get_text() for text in below.get_xticklabels()]
-    assert ticks == (["4", "64"] if len(depths) > 1 else ["0.01", "0.1"])
+    assert ticks == ["0.01", "0.1"]
     monkeypatch.undo()
     comparison.plt.close(figure)
