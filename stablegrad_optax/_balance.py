@@ -18,7 +18,6 @@ from stablegrad_optax import _checks, _layers, _scale, _terms
 
 # A scale counts at most so many times the memory: rare large values must not rule it.
 _LARGEST_GROWTH = 1.2
-
 # A term pulls at most so many times as hard as its share.
 _LARGEST_PULL = 3.0
 
@@ -28,14 +27,9 @@ Importance = ArrayLike | Callable[[jax.Array], ArrayLike]
 class BalanceTermsState(NamedTuple):
     """What :func:`balance_terms` keeps: three dicts of scalars, by the term's name."""
 
-    counts: dict[str, jax.Array]
-    """At how many steps the scale of the term was positive and finite."""
-
-    mean_squares: dict[str, jax.Array]
-    """The running mean of the squares of its scale, zero at the start."""
-
-    weights: dict[str, jax.Array]
-    """By what the last update multiplied its gradient."""
+    counts: dict[str, jax.Array]  #: steps at which its scale was positive and finite
+    mean_squares: dict[str, jax.Array]  #: running mean of its squared scale
+    weights: dict[str, jax.Array]  #: by what the last update multiplied its gradient
 
 
 def balance_terms(
@@ -63,17 +57,16 @@ def balance_terms(
         \end{aligned}
 
     A gradient is divided by a running mean :math:`\hat s_k` of its scale, in which
-    :math:`t_k` steps count. It is slow, so that a term that is satisfied pulls less and
-    less, and clipped, so that rare large values do not rule it. :math:`D_k`, the length
-    of a Polyak step, says how far a term is from being satisfied; the farther, the
-    harder it pulls. Otherwise every point at which two terms pull in opposite
-    directions would be stationary.
+    :math:`t_k` steps count: slow, so that a term that is satisfied pulls less and less,
+    and clipped, so that rare large values do not rule it. :math:`D_k`, the length of a
+    Polyak step, says how far a term is from being satisfied; the farther, the harder it
+    pulls. Otherwise every point at which two terms pull in opposite directions would be
+    stationary.
 
     A factor in front of a term of the loss changes nothing, so there are no loss
     weights to tune. The result does not become small when the terms do: let the
-    learning rate decay. It goes first in a chain. Wrappers that keep a gradient between
-    steps, such as ``optax.MultiSteps`` and ``optax.apply_if_finite``, go inside the
-    chain, behind it.
+    learning rate decay. Wrappers that keep a gradient between steps, such as
+    ``optax.MultiSteps`` and ``optax.apply_if_finite``, go behind it in a chain.
 
     Args:
       terms: the K names of the terms.
@@ -93,10 +86,9 @@ def balance_terms(
       not floating-point numbers are those of the first term.
 
     Raises:
-      ValueError: at construction if ``terms`` are not distinct names, ``weights`` has
-        another name or a negative value, or ``decay`` or ``power`` is out of range;
-        from ``update`` if ``grads`` or ``values`` have other names than ``terms``, or
-        there are no ``values`` and ``power`` is not 0.
+      ValueError: at construction if ``terms`` are not distinct names, or ``weights``,
+        ``decay`` or ``power`` out of range; from ``update`` if ``grads`` or ``values``
+        have other names, or there are no ``values`` and ``power`` is not 0.
 
     A term whose gradient is zero adds nothing. A NaN or Inf in a gradient makes the
     step not finite and leaves the memory of its term as it was. A negative value makes
@@ -115,8 +107,8 @@ def balance_terms(
       >>> state = tx.init(params)
       >>> values, grads = sg.value_and_grad_of_terms(losses)(params)
       >>> updates, state = tx.update(grads, state, params, values=values)
-      >>> print(optax.apply_updates(params, updates).round(3))
-      [2.125 1.375]
+      >>> print([f"{x:.4g}" for x in optax.apply_updates(params, updates)])
+      ['2.125', '1.375']
       >>> print({name: f"{w:.3g}" for name, w in state[0].weights.items()})
       {'residual': '0.000122', 'boundary': '256'}
 
@@ -155,9 +147,6 @@ def balance_terms(
         def vector(of_terms):
             return jnp.stack([jnp.asarray(of_terms[n]).astype(dtype) for n in names])
 
-        def scalars(vector):
-            return dict(zip(names, vector, strict=True))
-
         counts = jnp.stack([state.counts[name] for name in names])
         step = jnp.max(counts)
         w = vector({n: w(step) if callable(w) else w for n, w in importances.items()})
@@ -174,11 +163,14 @@ def balance_terms(
             _check_names("values", values, names)
             w *= _pull(vector(values), scales, _scale.real(power, dtype))
         divisors = jnp.maximum(averages, scales / _LARGEST_PULL)
-        factors = list(_scale.gain(divisors, w, of_zero=0.0))
-        in_order = [grads[name] for name in names]
-        total = jax.tree.map(lambda *leaves: _weighted_sum(leaves, factors), *in_order)
-        new_state = scalars(counts), scalars(mean_squares), scalars(factors)
-        return total, BalanceTermsState(*new_state)
+        factors = _scale.gain(divisors, w, of_zero=0.0)
+        total = jax.tree.map(
+            lambda *leaves: _weighted_sum(leaves, list(factors)),
+            *[grads[name] for name in names],
+        )
+        vectors = counts, mean_squares, factors
+        dicts = [dict(zip(names, vector, strict=True)) for vector in vectors]
+        return total, BalanceTermsState(*dicts)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -190,7 +182,8 @@ def _remember(
 
     def averages():
         corrections = 1 - decay ** counts.astype(decay.dtype)
-        return _root(mean_squares / jnp.where(counts == 0, 1, corrections))
+        squares = mean_squares / jnp.where(counts == 0, 1, corrections)
+        return _where_not_zero(jnp.sqrt, squares)
 
     clipped = jnp.minimum(scales, _LARGEST_GROWTH * averages())
     squares = (1 - decay) * jnp.where(counts == 0, scales, clipped) ** 2
@@ -204,22 +197,17 @@ def _pull(values: jax.Array, scales: jax.Array, power: jax.Array) -> jax.Array:
     """(D / max D)^p with D = L / s, and D = 0 where s is 0."""
     # NaN for all powers, and not for those alone that have no value there.
     values = jnp.where(values < 0, jnp.nan, values)
-    distances = jnp.minimum(values * _inverse(scales), jnp.finfo(values.dtype).max)
+    distances = values * _where_not_zero(jnp.reciprocal, scales)
+    distances = jnp.minimum(distances, jnp.finfo(values.dtype).max)
     largest = jnp.max(distances)
-    ratios = jnp.where(largest == 0, 1, distances * _inverse(largest))
-    # The derivative of the power is not finite at zero.
-    of_zero = jnp.where(power == 0, 1.0, 0.0)
-    return jnp.where(ratios == 0, of_zero, jnp.where(ratios == 0, 1, ratios) ** power)
+    ratios = distances * _where_not_zero(jnp.reciprocal, largest)
+    powers = _where_not_zero(lambda x: x**power, jnp.where(largest == 0, 1, ratios))
+    return jnp.where(power == 0, 1, powers)
 
 
-def _inverse(x: jax.Array) -> jax.Array:
-    """1 / x, and 0 where x is 0."""
-    return jnp.where(x == 0, 0, 1 / jnp.where(x == 0, 1, x))
-
-
-def _root(x: jax.Array) -> jax.Array:
-    """√x, with a finite derivative at zero."""
-    return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
+def _where_not_zero(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """f(x), and 0 where x is 0, with a finite derivative there."""
+    return jnp.where(x == 0, 0, f(jnp.where(x == 0, 1, x)))
 
 
 def _weighted_sum(leaves: Sequence[Any], factors: Sequence[jax.Array]) -> Any:

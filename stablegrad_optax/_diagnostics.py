@@ -37,8 +37,8 @@ def layer_scales(grads: Any, **grouping: Any) -> dict[str, jax.Array]:
       >>> scales = layer_scales(
       ...     grads, stack_axis=lambda path, leaf: 0 if leaf.ndim == 3 else None
       ... )
-      >>> print(scales["in"], scales["hidden"])
-      1.0 [1. 4.]
+      >>> print({name: scale.round(2).tolist() for name, scale in scales.items()})
+      {'hidden': [1.0, 4.0], 'in': 1.0}
     """
     options = _layers.Grouping(**grouping)
     return {
@@ -92,8 +92,8 @@ def tabulate(params: Any, **grouping: Any) -> str:
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     members = [leaf for layer in layers for leaf in layer.members]
     summary = (
-        f"{sum(layer.count for layer in layers)} layers, "
-        f"{sum(layer.count for layer in layers if layer.weights)} with weights; "
+        f"{sum(layer.size for layer in layers)} layers, "
+        f"{sum(layer.size for layer in layers if layer.weights)} with weights; "
         f"{sum(np.size(leaf.value) for leaf in members):,} elements"
     )
     if others := len(jax.tree.leaves(params)) - len(members):

@@ -13,8 +13,8 @@ import dataclasses
 import itertools
 import operator
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,23 +67,13 @@ class Leaf:
     is_weight: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """Leaves that share one gain, or one gain per slice where they are stacked."""
 
     name: str
     members: list[Leaf]
-
-    @property
-    def weights(self) -> list[Leaf]:
-        """The leaves from which the scale of the layer is taken."""
-        return [leaf for leaf in self.members if leaf.is_weight]
-
-    @property
-    def count(self) -> int:
-        """How many layers it holds: stacked ones are counted one by one."""
-        length = self.members[0].length
-        return 1 if length is None else length
+    weights: list[Leaf]  # those of the members from which the scale is taken
+    size: int  # how many layers are stacked in it, or 1
 
     def scale(self, grouping: Grouping) -> jax.Array:
         """σ of its weights, of which there must be one."""
@@ -103,11 +93,14 @@ def find_layers(tree: Any, grouping: Grouping) -> list[Layer]:
     _join_flat_sequences(leaves, must_be_clear=by == "layer")
     if grouping.is_weight is None:
         _keep_highest_rank(leaves)
-    if by == "tree":  # slices are pooled with everything else
-        for leaf in leaves:
+    groups: dict[Any, list[Leaf]] = collections.defaultdict(list)
+    for leaf in leaves:
+        if by == "tree":  # slices are pooled with everything else
             leaf.stack_axis = leaf.length = None
+        # A leaf that is not stacked cannot share a gain with one slice among many.
+        groups[_group(leaf, by), leaf.length is None].append(leaf)
     layers: dict[str, Layer] = {}
-    for group, members in _grouped(leaves, lambda leaf: _group(leaf, by)):
+    for (group, _), members in groups.items():
         name = str(group) if callable(by) else path_name(group)
         first = members[0]
         for leaf in members:
@@ -119,7 +112,9 @@ def find_layers(tree: Any, grouping: Grouping) -> list[Layer]:
                 )
         numbered = (f"{name} ({number})" for number in itertools.count(2))
         name = next(n for n in itertools.chain([name], numbered) if n not in layers)
-        layers[name] = Layer(name, members)
+        weights = [leaf for leaf in members if leaf.is_weight]
+        size = 1 if first.length is None else first.length
+        layers[name] = Layer(name, members, weights, size)
     return list(layers.values())
 
 
@@ -133,19 +128,6 @@ def _group(leaf: Leaf, by: GroupBy) -> Hashable:
             f"{path_name(leaf.path)!r}."
         )
     return group
-
-
-def _grouped(
-    leaves: Iterable[Leaf], key: Callable[[Leaf], Any]
-) -> Iterator[tuple[Any, list[Leaf]]]:
-    """Leaves with the same key, in the order of the first ones.
-
-    A leaf that is not stacked cannot share a gain with one slice among many.
-    """
-    groups = collections.defaultdict(list)
-    for leaf in leaves:
-        groups[key(leaf), leaf.length is None].append(leaf)
-    return ((group, members) for (group, _), members in groups.items())
 
 
 def path_name(path: KeyPath) -> str:
@@ -264,21 +246,20 @@ def _keep_highest_rank(leaves: Sequence[Leaf]) -> None:
     Such as those of Equinox's convolutions, (C, 1, 1), and Flax's attention, (h, d).
     """
     weights = [leaf for leaf in leaves if leaf.is_weight]
-    for _, in_module in _grouped(weights, lambda leaf: leaf.module):
-        highest = max(len(leaf.slice_shape) for leaf in in_module)
-        for leaf in in_module:
-            leaf.is_weight = len(leaf.slice_shape) == highest
+    ranks = collections.defaultdict(set)
+    for leaf in weights:
+        ranks[leaf.module, leaf.length is None].add(len(leaf.slice_shape))
+    for leaf in weights:
+        highest = max(ranks[leaf.module, leaf.length is None])
+        leaf.is_weight = len(leaf.slice_shape) == highest
 
 
 def _join_flat_sequences(leaves: Sequence[Leaf], must_be_clear: bool) -> None:
     """Makes each weight in a flat sequence a module, with what goes with it.
 
     Weights alone are layers of their own; in [W1, b1, W2, b2] each other leaf goes with
-    the weight before it. In other mixtures that is a guess. A sequence with one weight
-    or none, as (W, b), is one module already.
-
-    Raises:
-      ValueError: if it is a guess and `must_be_clear`.
+    the weight before it. A sequence with one weight or none, as (W, b), is one module
+    already. Any other is a guess, and a ValueError where it `must_be_clear`.
     """
     sequences: dict[KeyPath, dict[int, Leaf]] = collections.defaultdict(dict)
     for leaf in leaves:

@@ -20,23 +20,23 @@ def reference_scale(
     reference :math:`\rho = \operatorname{std}(\partial\ell / \partial\hat y)`.
 
     Args:
-      prediction_grads: a pytree of floating-point or complex arrays of any shapes.
-        Leaves of other dtypes are left out.
-      axis_name: as for :func:`stablegrad`: the standard deviation is that over all
-        devices, and not the average of their own ones.
+      prediction_grads: a pytree of floating-point or complex arrays; other leaves are
+        left out.
+      axis_name: as for :func:`stablegrad`: it is taken over all devices, which is not
+        the average of their own ones.
 
     Returns:
-      A scalar, float32 (float64 if a leaf is float64 or complex128). As for the scale
-      of a layer, it is at least a sixteenth of the root mean square, and the magnitude
-      of a single element.
+      A scalar, float32 or, if a leaf is float64 or complex128, float64. As for a layer
+      it is at least a sixteenth of the rms, and the magnitude of a single element.
 
     Raises:
       ValueError: if the tree holds no floating-point element.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> print(reference_scale({"u": jnp.array([1., 3.]), "v": jnp.array([[1., 3.]])}))
-      1.0
+      >>> fields = {"u": jnp.array([1., 3.]), "v": jnp.array([[1., 3.]])}
+      >>> print(f"{reference_scale(fields):.2f}")
+      1.00
     """
     leaves = _layers.inexact_leaves(prediction_grads, "prediction_grads")
     return _scale.scale(leaves, axis_name=axis_name)
@@ -59,17 +59,17 @@ def value_and_grad_with_reference(
         arrays, or ``(predictions, aux)`` with ``has_aux``.
       loss: ``loss(predictions, *args, **kwargs) -> scalar``.
       has_aux: whether ``predict`` returns auxiliary data, such as batch statistics.
-      axis_name: as for :func:`reference_scale`. Only the reference is taken over the
-        axes; value and gradient are those of the loss as it is on each device.
+      axis_name: as for :func:`reference_scale`. Value and gradient are those of the
+        loss as it is on each device.
 
     Returns:
       A function ``f(params, *args, **kwargs) -> (value, grads, reference)``, or
-      ``((value, aux), grads, reference)`` with ``has_aux``. ``grads`` is with respect
-      to ``params``, and ``reference`` is :func:`reference_scale` of the gradient with
-      respect to the predictions.
+      ``((value, aux), grads, reference)`` with ``has_aux``. The reference is
+      :func:`reference_scale` of the gradient with respect to the predictions.
 
     Raises:
       ValueError: when called, if the loss is not a real floating-point scalar.
+      TypeError: as for :func:`value_and_grad_of_terms`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -80,8 +80,8 @@ def value_and_grad_with_reference(
       >>> f = value_and_grad_with_reference(predict, loss)
       >>> x, y = jnp.array([1., 2.]), jnp.array([1., 0.])
       >>> value, grads, reference = f({"w": jnp.array(2.)}, x, y)
-      >>> print(value, grads["w"], reference)  # prediction gradient: [1, 4]
-      8.5 9.0 1.5
+      >>> print(f"{value} {grads['w']} {reference:.2f}")  # prediction gradient: [1, 4]
+      8.5 9.0 1.50
     """
 
     def value_and_grad(params, *args, **kwargs):

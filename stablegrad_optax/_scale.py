@@ -32,16 +32,11 @@ def scale(
     axis_name: AxisName | None = None,
     stack_axes: Sequence[int | None] | None = None,
 ) -> jax.Array:
-    """σ, a scalar, or a vector over the slices along the stack axes.
+    """σ of leaves that are not all empty, over the mesh axes of `axis_name`.
 
-    float32, or float64 if a leaf is float64 or complex128. Zero where all elements are
-    zero, NaN where one is NaN, and infinite where one is or the squares overflow.
-
-    Args:
-      leaves: floating-point or complex arrays, none of them empty.
-      statistic: "std" or "rms".
-      axis_name: mesh axes over which the leaves are sharded.
-      stack_axes: for each leaf the axis along which layers are stacked in it, or None.
+    A scalar, or a vector over the slices along the stack axes of the leaves; float32,
+    or float64 if a leaf is float64 or complex128. Zero where all elements are zero, NaN
+    where one is NaN, and infinite where one is or the squares overflow.
     """
     if stack_axes is None:
         stack_axes = [None] * len(leaves)
@@ -81,7 +76,7 @@ def gain(
     largest = float(jnp.finfo(sigma.dtype).max)
     # Elements are at most 16 √N σ, and so in range times any gain.
     rho = jnp.clip(real(reference, sigma.dtype), 0, largest / 2**32)
-    bound = largest
+    bound: ArrayLike = largest
     if max_gain is not None:
         bound = jnp.maximum(real(max_gain, sigma.dtype), 0)
     divisor = jnp.where(is_zero, 1, jnp.maximum(sigma, rho / bound))

@@ -20,10 +20,9 @@ def value_and_grad_of_terms(
 ) -> Callable[..., Any]:
     r"""Like ``jax.value_and_grad``, for the terms of a loss, each by itself.
 
-    The forward pass is computed once, and each term is then differentiated by a
-    backward pass over what it depends on. So terms on points of their own cost together
-    what the gradient of their sum costs; terms on the same points cost a backward pass
-    each. Sum those first that should be one term.
+    One forward pass, and for each term a backward pass over what it depends on. So
+    terms on points of their own cost together what the gradient of their sum costs;
+    terms on the same points cost a backward pass each.
 
     Args:
       losses: ``losses(params, *args, **kwargs)`` returns a pytree of K real
@@ -33,9 +32,8 @@ def value_and_grad_of_terms(
 
     Returns:
       A function ``f(params, *args, **kwargs) -> (values, grads)``, or ``((values, aux),
-      grads)`` with ``has_aux``. The values are what ``losses`` returns. The gradients
-      are the same pytree with a gradient like ``params`` in the place of each scalar,
-      which is what ``jax.jacrev`` returns.
+      grads)`` with ``has_aux``. The gradients are the pytree of the values with a
+      gradient like ``params`` in the place of each scalar, as from ``jax.jacrev``.
 
     Raises:
       ValueError: when called, if there is no term, or, with its name, if one is not a
@@ -62,7 +60,13 @@ def value_and_grad_of_terms(
         def of_params(params):
             found = losses(params, *args, **kwargs)
             values, aux = found if has_aux else (found, None)
-            _check_terms(values, has_aux)
+            named = jax.tree_util.tree_leaves_with_path(values)
+            if not named:
+                raise ValueError("losses must return one term or more, got none.")
+            hint = " A loss that returns (terms, aux) needs has_aux=True."
+            for path, value in named:
+                name = _layers.path_name(path)
+                check_scalar(value, f"term {name!r} of losses", "" if has_aux else hint)
             return values, aux
 
         values, linear, aux = jax.linearize(of_params, params, has_aux=True)
@@ -92,15 +96,13 @@ def term_scales(grads: Any, *, axis_name: AxisName | None = None) -> Any:
     It can be called inside ``jax.jit``, to be recorded with the losses.
 
     Args:
-      grads: a dict, list or tuple of the gradients of terms, from
-        :func:`value_and_grad_of_terms`.
+      grads: a dict, list or tuple of gradients, from :func:`value_and_grad_of_terms`.
       axis_name: as for :func:`stablegrad`. Where each device has its own batch, average
         the gradients over the devices first.
 
     Returns:
-      ``grads`` with a scalar in the place of each gradient: zero where it is zero, NaN
-      where one of its elements is NaN; float32, or float64 if a leaf is float64 or
-      complex128.
+      ``grads`` with a scalar in the place of each gradient: float32 or, if a leaf is
+      float64 or complex128, float64; NaN where an element is NaN.
 
     Raises:
       ValueError: if the gradient of a term has no floating-point element, or holds
@@ -131,8 +133,7 @@ def term_alignment(grads: Any, *, axis_name: AxisName | None = None) -> jax.Arra
         \cos_{kl} = \frac{\operatorname{Re} \langle g_k, g_l \rangle}
                          {\lVert g_k \rVert \, \lVert g_l \rVert}
 
-    Negative where two terms are in conflict: a small step down one of them leads up the
-    other. No scale of a term matters here.
+    Negative where two terms are in conflict: a small step down one leads up the other.
 
     Args:
       grads, axis_name: as for :func:`term_scales`.
@@ -140,7 +141,7 @@ def term_alignment(grads: Any, *, axis_name: AxisName | None = None) -> jax.Arra
     Returns:
       A symmetric matrix of shape (K, K) in the dtype of :func:`term_scales`, the terms
       in the order of ``jax.tree.leaves``: of a dict, sorted by name. 0 where one of the
-      two gradients is zero, the diagonal included.
+      two gradients is zero.
 
     Raises:
       ValueError: as :func:`term_scales`.
@@ -210,13 +211,3 @@ def check_scalar(value: Any, what: str, hint: str = "") -> None:
     if not is_real or np.shape(value) != ():
         kind = repr(value) if dtype is None else f"{dtype}{list(np.shape(value))}"
         raise ValueError(f"{what} must be a floating-point scalar, got {kind}.{hint}")
-
-
-def _check_terms(values: Any, has_aux: bool) -> None:
-    terms = jax.tree_util.tree_leaves_with_path(values)
-    if not terms:
-        raise ValueError("losses must return one term or more, got none.")
-    is_pair = isinstance(values, tuple) and len(values) == 2 and not has_aux
-    hint = " A loss that returns (terms, aux) needs has_aux=True." if is_pair else ""
-    for path, value in terms:
-        check_scalar(value, f"term {_layers.path_name(path)!r} of losses", hint)

@@ -21,17 +21,17 @@ def plot_layer_scales(
 ) -> "Axes":
     r"""Draws the scales of all layers over the steps of training.
 
-    One row for each layer, the input layer at the bottom, one column for each step, and
-    the scale :math:`\sigma_l` as colour on a logarithmic axis. Zeros and what is not
-    finite are left grey.
+    One row for each layer, from the bottom, one column for each step, and the scale
+    :math:`\sigma_l` as colour on a logarithmic axis. Zeros and what is not finite are
+    left grey.
 
     Args:
       history: what :func:`~stablegrad_optax.layer_scales` returned at each step: a
         sequence of its dicts, or one dict of arrays with a leading axis of steps, as
         ``jax.lax.scan`` stacks them. A stacked layer takes one row for each slice.
       steps: the step of each column; default 0, 1, 2, ...
-      layers: names of the layers to draw, the input layer first. Default: all of them,
-        by name, numbers in numerical order.
+      layers: names of the layers to draw, the input layer first; default all of them
+        in the order of their names and numbers.
       ax: the matplotlib Axes to draw into; default the current one.
 
     Returns:
@@ -43,8 +43,6 @@ def plot_layer_scales(
         is not that of the history.
 
     Example:
-      >>> import matplotlib
-      >>> matplotlib.use("agg")
       >>> history = [
       ...     {"in": 1e-3, "hidden": [1e-4, 1e-5]},
       ...     {"in": 1.0, "hidden": [1.0, 1.0]},
@@ -53,16 +51,14 @@ def plot_layer_scales(
       >>> print([label.get_text() for label in ax.get_yticklabels()])
       ['in', 'hidden[0]', 'hidden[1]']
     """
-    plt = _pyplot("plot_layer_scales")
-    labels, rows, steps = _rows(history, layers, steps)
-    ax = plt.gca() if ax is None else ax
+    labels, rows, columns = _rows(history, layers, steps)
+    ax = _axes() if ax is None else ax
     mesh = ax.pcolormesh(
-        _edges(steps),
+        _edges(columns),
         _edges(np.arange(len(labels))),
         np.ma.masked_invalid(rows),
         # Of a figure without a number to show: any.
         norm="log" if np.isfinite(rows).any() else None,
-        cmap="viridis",
         rasterized=True,
     )
     ax.set_facecolor("lightgrey")
@@ -82,16 +78,14 @@ def plot_term_scales(
 ) -> "Axes":
     r"""Draws the scales of all terms of a loss over the steps of training.
 
-    One line for each term, on a logarithmic axis. The factor between two lines is the
-    loss weight that would bring the terms to one scale at that step. Zeros and what is
-    not finite leave a gap.
+    One line for each term, on a logarithmic axis. Zeros and what is not finite leave a
+    gap.
 
     Args:
       history: what :func:`~stablegrad_optax.term_scales` returned at each step for a
-        dict of terms, or the weights of :class:`~stablegrad_optax.BalanceTermsState`,
-        in a form that :func:`plot_layer_scales` takes.
-      steps, ax: as for :func:`plot_layer_scales`.
-      terms: names of the terms to draw; default all of them.
+        dict of terms, or the weights of :class:`~stablegrad_optax.BalanceTermsState`.
+      steps, terms, ax: as ``steps``, ``layers`` and ``ax`` of
+        :func:`plot_layer_scales`.
 
     Returns:
       The Axes.
@@ -100,31 +94,27 @@ def plot_term_scales(
       ImportError, ValueError: as :func:`plot_layer_scales`.
 
     Example:
-      >>> import matplotlib
-      >>> matplotlib.use("agg")
       >>> history = {"boundary": [1e-3, 1e-4], "residual": [20.0, 3.0]}
       >>> ax = plot_term_scales(history)
       >>> print([line.get_label() for line in ax.get_lines()])
       ['boundary', 'residual']
     """
-    plt = _pyplot("plot_term_scales")
-    labels, rows, steps = _rows(history, terms, steps)
-    ax = plt.gca() if ax is None else ax
-    for name, line in zip(labels, rows, strict=True):
-        ax.plot(steps, line, label=name)
+    labels, rows, columns = _rows(history, terms, steps)
+    ax = _axes() if ax is None else ax
+    ax.plot(columns, rows.T, label=labels)
     ax.set(yscale="log", xlabel="step", ylabel="gradient scale of the term")
     ax.legend()
     return ax
 
 
-def _pyplot(function: str) -> Any:
+def _axes() -> "Axes":
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
-            f"{function} needs matplotlib: pip install stablegrad-optax[plot]"
+            "plots need matplotlib: pip install stablegrad-optax[plot]"
         ) from error
-    return plt
+    return plt.gca()
 
 
 def _rows(
@@ -145,8 +135,7 @@ def _rows(
     missing = [name for name in names if name not in history]
     if missing:
         raise ValueError(f"not in the history: {', '.join(missing)}.")
-    labels: list[str] = []
-    rows: list[np.ndarray] = []
+    rows: dict[str, np.ndarray] = {}
     for name in names:
         scales = np.asarray(history[name], dtype=np.float64)
         if scales.ndim not in (1, 2) or not scales.size:
@@ -154,21 +143,19 @@ def _rows(
                 f"the history of {name!r} must have shape (steps,) or (steps, slices) "
                 f"and not be empty, got shape {scales.shape}."
             )
-        slices = (
-            [f"[{i}]" for i in range(scales.shape[1])] if scales.ndim == 2 else [""]
-        )
-        labels.extend(name + index for index in slices)
-        rows.extend(scales.reshape(len(scales), -1).T)
-    shown = np.stack(rows)
-    number = shown.shape[1]
-    columns = np.arange(number) if steps is None else np.asarray(steps)
-    if columns.shape != (number,):
+        if scales.ndim == 1:
+            rows[name] = scales
+        else:
+            rows |= {f"{name}[{i}]": row for i, row in enumerate(scales.T)}
+    shown = np.stack(list(rows.values()))
+    columns = np.arange(shown.shape[1]) if steps is None else np.asarray(steps)
+    if columns.shape != shown[0].shape:
         raise ValueError(
-            f"steps must have one element for each of the {number} steps of the "
-            f"history, got shape {columns.shape}."
+            f"steps must have one element for each of the {shown.shape[1]} steps of "
+            f"the history, got shape {columns.shape}."
         )
     is_shown = np.isfinite(shown) & (shown > 0)
-    return labels, np.where(is_shown, shown, np.nan), columns
+    return list(rows), np.where(is_shown, shown, np.nan), columns
 
 
 def _natural_order(name: str) -> list[tuple[str, int]]:
