@@ -207,32 +207,25 @@ def hugging_face(place: str, size: int) -> Dataset:
     """
     import datasets
 
-    try:
-        saved = (Path(place) / "dataset_dict.json").is_file()
-        splits = (datasets.load_from_disk if saved else datasets.load_dataset)(place)
-    except Exception as error:  # of files, Arrow, JSON and the network: not bounded
-        raise RunError(
-            f"{place} cannot be read ({error}): --data-dir must be a folder of images, "
-            "of Parquet files or written by save_to_disk, or a name on the Hugging "
-            "Face hub."
-        ) from None
-    test = next((name for name in TEST_SPLITS if name in splits), "test")
-    if not {"train", test} <= splits.keys():
-        raise RunError(
-            f"{place} must have the splits train and validation (or test), it has "
-            f"{', '.join(splits)}."
-        )
-    features = splits["train"].features
-    found = [
-        next((name for name, x in features.items() if isinstance(x, kind)), None)
+    saved = (Path(place) / "dataset_dict.json").is_file()
+    splits = (datasets.load_from_disk if saved else datasets.load_dataset)(place)
+    test = next((name for name in TEST_SPLITS if name in splits), "none")
+    features = splits["train"].features if "train" in splits else {}
+    image, label = (
+        next((name for name, x in features.items() if isinstance(x, kind)), "none")
         for kind in (datasets.Image, datasets.ClassLabel)
-    ]
-    if None in found or any(splits[test].features.get(x) != features[x] for x in found):
+    )
+    columns = {image, label} & features.keys()
+    if (
+        test not in splits
+        or len(columns) < 2
+        or any(splits[test].features.get(x) != features[x] for x in columns)
+    ):
         raise RunError(
-            f"{place} must have a column of type Image and one of type ClassLabel, the "
-            f"same in train and {test}; train has {', '.join(features)}."
+            f"{place} must have the splits train and validation (or test), both with "
+            "the same column of type Image and one of type ClassLabel; it has the "
+            f"splits {', '.join(splits)}, and in train {', '.join(features) or 'none'}."
         )
-    image, label = found
 
     def part(split: str) -> Pictures:
         labels = np.asarray(splits[split][label][:])

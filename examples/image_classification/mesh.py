@@ -29,8 +29,8 @@ def connect(config: Config) -> None:
         jax.distributed.initialize(address, number, process)
     except (RuntimeError, ValueError) as error:
         raise RunError(
-            "--coordinator must be host:port of the first process, with --processes "
-            f"and --process, or auto, got {config.coordinator}: {error}"
+            "--coordinator must be host:port, with --processes and --process, or auto, "
+            f"got {config.coordinator}: {error}"
         ) from None
 
 

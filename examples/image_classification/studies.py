@@ -85,21 +85,16 @@ def at_best_rates(runs: Runs, folder: Path) -> Runs:
         configs = {name: runs[name] for name in names}
         wanted = _method(next(iter(configs.values())).settings())
         paths = [run.path for run in finished if _method(run.settings) == wanted]
-        if not paths:
-            raise RunError(
-                f"--at-best-rate needs finished runs of each method in {folder}; there "
-                f"is none of {method}, of any rate and seed."
-            )
-        (record,) = JUDGE.read(paths)
-        best = ACCURACY.best_rate(ACCURACY.scores(record))
-        rate = record["settings"]["lr"][best]
-        of_rate = {
-            name: config for name, config in configs.items() if config.lr == rate
-        }
+        rate = None
+        if paths:
+            (record,) = JUDGE.read(paths)
+            best = ACCURACY.best_rate(ACCURACY.scores(record))
+            rate = record["settings"]["lr"][best]
+        of_rate = {name: x for name, x in configs.items() if x.lr == rate}
         if not of_rate:
             raise RunError(
-                f"--at-best-rate: runs of {method} are best at a rate of {rate:g}, "
-                "which must be among those of --lr."
+                f"--at-best-rate needs finished runs of {method} in {folder}, and the "
+                f"best of their rates, {rate}, among those of --lr."
             )
         chosen |= of_rate
     return chosen

@@ -215,7 +215,9 @@ def test_two_processes_give_the_numbers_of_one(finished, tmp_path):
         (["--mesh", "data=2"], "--mesh data=2 is not one of 8 devices."),
         (["--mesh", "rows=8"], "--mesh must be like data=4,fsdp=2"),
         (["--coordinator", "a:1"], "with --processes and --process, or auto, got a:1"),
+        (["--process", "0"], "--coordinator must be host:port"),
         (["--data", "folder"], "--data-dir must be a folder with train/<class>/"),
+        (["--data", "folder", "--data-dir", "none"], "none"),
         (["--image-size", "32"], "--image-size must be left out"),
     ],
 )
@@ -270,7 +272,10 @@ def test_a_study_goes_on_and_takes_further_seeds_at_the_best_rates(
     arguments += ["--lr", 1e-2, 1e-1]
     best = [*arguments, "--at-best-rate", "--seeds", 0, 1]
     assert main(*best) == 2
-    assert "--at-best-rate needs finished runs of each" in capsys.readouterr().err
+    assert (
+        "--at-best-rate needs finished runs of resnet50-none-sgd-agc"
+        in capsys.readouterr().err
+    )
     assert main(*arguments, "--seeds", 0) == 0
     assert "Stopped: the loss is nan" in capsys.readouterr().out
     assert len(trained) == 4
@@ -285,7 +290,7 @@ def test_a_study_goes_on_and_takes_further_seeds_at_the_best_rates(
             for optimizer in ("adam", "sgd")
         ]
     assert main(*arguments[:-2], 3e-1, "--at-best-rate") == 2
-    assert "best at a rate of 0.01, which must be among" in capsys.readouterr().err
+    assert "best of their rates, 0.01, among those of --lr" in capsys.readouterr().err
 
 
 def test_runs_that_differ_in_rate_and_seed_are_one_record(trained, tmp_path):
