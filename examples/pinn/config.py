@@ -10,7 +10,8 @@ import tyro
 
 from examples.common.command_line import checked_settings, require
 from examples.common.optimizers import ScaleControl
-from examples.pinn.problems import PROBLEMS, Problem, find, is_own, own
+from examples.pinn.problems import PROBLEMS, find, is_own, own
+from examples.pinn.problems.problem import Problem
 
 Optimizer = Literal["sgd", "adam", "lion", "muon"]
 Initialization = Literal["glorot", "critical", "variance-preserving"]

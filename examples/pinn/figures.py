@@ -11,7 +11,7 @@ import numpy as np
 import stablegrad_optax as sg
 from examples.common.runs import Run
 from examples.pinn.config import Config
-from examples.pinn.problems import Problem
+from examples.pinn.problems.problem import Problem
 from examples.pinn.run import params_of
 from examples.pinn.scores import ERROR, SCORE, final_errors
 from examples.pinn.train import fields

@@ -9,7 +9,8 @@ from program import strict
 from examples.common.runs import Run
 from examples.pinn import __main__ as program
 from examples.pinn import figures
-from examples.pinn.problems import own, read_values
+from examples.pinn.problems import own
+from examples.pinn.problems.problem import read_values
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -19,7 +20,7 @@ from pathlib import Path
 import jax.numpy as jnp
 from examples.pinn.domains import Box
 from examples.pinn.operators import d, dd
-from examples.pinn.problems import (
+from examples.pinn.problems.problem import (
     Condition, Problem, given, measured, periodic, read_values
 )
 
@@ -148,7 +149,7 @@ DISC = """
 import jax.numpy as jnp
 from examples.pinn.domains import Disc
 from examples.pinn.operators import laplacian
-from examples.pinn.problems import Condition, Problem
+from examples.pinn.problems.problem import Condition, Problem
 
 DISC = Disc((1.0, 0.0), 2.0)
 

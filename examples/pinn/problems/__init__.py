@@ -14,14 +14,7 @@ from examples.pinn.problems import (
     own,
     poisson,
 )
-from examples.pinn.problems.problem import (
-    Condition,
-    Problem,
-    given,
-    measured,
-    periodic,
-    read_values,
-)
+from examples.pinn.problems.problem import Problem
 
 PROBLEMS: dict[str, Problem] = {
     problem.name: problem
@@ -59,16 +52,3 @@ def find(name: str, run: Path) -> Problem:
             f"PROBLEM, such as my_equation.py, got {name}."
         )
     return PROBLEMS[name]
-
-
-__all__ = [
-    "PROBLEMS",
-    "Condition",
-    "Problem",
-    "find",
-    "given",
-    "is_own",
-    "measured",
-    "periodic",
-    "read_values",
-]
