@@ -147,8 +147,8 @@ def test_critical_solves_both_equations(name, bias_variance):
     q = optimize.brentq(residual, 1e-3, above, xtol=1e-9)
     chi = gain * gaussian_mean_square(slope, q)
     kept = gain * gaussian_mean_square(exact, q) + bias_variance
-    # Gauss-Hermite sums converge slowly over the jump of a slope.
-    rtol = 0.04 if name == "hard_tanh" else 1e-3
+    # The grid may have a point more or less on one side of the jump of a slope.
+    rtol = 0.01 if name == "hard_tanh" else 1e-4
     np.testing.assert_allclose([chi, kept], [1.0, q], rtol=rtol)
 
 

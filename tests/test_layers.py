@@ -371,6 +371,7 @@ LENGTHS = {"blocks": {"kernel": jnp.ones((5, 3, 3)), "bias": jnp.ones((6, 3))}}
         (TWO_LAYERS, {"group_by": lambda path, leaf: [path]}, "hashable.*'in/bias'"),
         (TWO_LAYERS, {"stack_axis": 2}, r"axis 2 .*'in/bias' of shape \(3,\)"),
         (TWO_LAYERS, {"stack_axis": -3}, r"axis -3 .*'in/bias' of shape \(3,\)"),
+        (TWO_LAYERS, {"stack_axis": jnp.float32(0)}, "stack_axis must be an int"),
         ({"t": jnp.ones(())}, {"stack_axis": 0}, r"'t' of shape \(\)"),
         (LENGTHS, {"stack_axis": 0}, "'blocks/bias' and 5 in 'blocks/kernel'"),
     ],
