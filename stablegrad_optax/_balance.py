@@ -63,16 +63,16 @@ def balance_terms(
     pulls. Otherwise every point at which two terms pull in opposite directions would be
     stationary.
 
-    A factor in front of a term of the loss changes nothing, so there are no loss
-    weights to tune. The result does not become small when the terms do: let the
-    learning rate decay. Wrappers that keep a gradient between steps, such as
-    ``optax.MultiSteps`` and ``optax.apply_if_finite``, go behind it in a chain.
+    A factor in front of a term of the loss changes nothing. The result does not become
+    small when the terms do: let the learning rate decay. Wrappers that keep a gradient
+    between steps, as ``optax.MultiSteps`` and ``optax.apply_if_finite``, go behind it
+    in a chain.
 
     Args:
       terms: the K names of the terms.
-      weights: :math:`w_k`, ``{name: importance}``, relative to the other terms once
-        they are balanced. Not negative; 1 for names that are missing. A schedule is
-        called with the number of steps that have counted so far, and clipped at zero.
+      weights: :math:`w_k`, ``{name: importance}``, not negative; 1 for missing names.
+        A schedule is called with the number of steps that have counted so far, and
+        clipped at zero.
       decay: :math:`\beta`, from 0 to less than 1.
       power: :math:`p`, not negative. More than 0 needs losses that are not negative and
         whose best value is zero, such as mean squares; else take 0.
@@ -81,9 +81,9 @@ def balance_terms(
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its ``update(grads, state,
       params=None, *, values=None, **extra_args)`` takes ``{name: gradient}`` and
-      ``{name: loss}`` from :func:`value_and_grad_of_terms`, and returns one gradient in
-      the dtypes of the parameters, and a :class:`BalanceTermsState`. Leaves that are
-      not floating-point numbers are those of the first term.
+      ``{name: loss}`` from :func:`value_and_grad_of_terms`, and returns one gradient
+      and a :class:`BalanceTermsState`. Leaves that are not floating-point numbers are
+      those of the first term.
 
     Raises:
       ValueError: at construction if ``terms`` are not distinct names, or ``weights``,
@@ -113,10 +113,9 @@ def balance_terms(
       {'residual': '0.000122', 'boundary': '256'}
 
     References:
-      The rule is this library's. Its closest relative is Deguchi and Asai, `Dynamic &
-      norm-based weights to normalize imbalance in back-propagated gradients of
-      physics-informed neural networks <https://doi.org/10.1088/2399-6528/ace416>`_,
-      2023: weights by running means of gradient norms.
+      The rule is this library's. Closest: Deguchi and Asai, `Dynamic & norm-based
+      weights to normalize imbalance in back-propagated gradients of physics-informed
+      neural networks <https://doi.org/10.1088/2399-6528/ace416>`_, 2023
     """
     names = tuple(terms)
     if isinstance(terms, str) or not names or len(set(names)) < len(names):
@@ -164,10 +163,8 @@ def balance_terms(
             w *= _pull(vector(values), scales, _scale.real(power, dtype))
         divisors = jnp.maximum(averages, scales / _LARGEST_PULL)
         factors = _scale.gain(divisors, w, of_zero=0.0)
-        total = jax.tree.map(
-            lambda *leaves: _weighted_sum(leaves, list(factors)),
-            *[grads[name] for name in names],
-        )
+        weighted_sum = functools.partial(_weighted_sum, list(factors))
+        total = jax.tree.map(weighted_sum, *[grads[name] for name in names])
         vectors = counts, mean_squares, factors
         dicts = [dict(zip(names, vector, strict=True)) for vector in vectors]
         return total, BalanceTermsState(*dicts)
@@ -210,7 +207,7 @@ def _where_not_zero(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Ar
     return jnp.where(x == 0, 0, f(jnp.where(x == 0, 1, x)))
 
 
-def _weighted_sum(leaves: Sequence[Any], factors: Sequence[jax.Array]) -> Any:
+def _weighted_sum(factors: Sequence[jax.Array], *leaves: Any) -> Any:
     """Σ a_k g_k in the dtype of the leaves; a finite sum stays finite."""
     if not _layers.is_inexact(leaves[0]):
         return leaves[0]

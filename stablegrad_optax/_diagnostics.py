@@ -57,9 +57,8 @@ def tabulate(params: Any, **grouping: Any) -> str:
         change the table; they are taken so that one dict of options serves all.
 
     Returns:
-      A table with one line for each leaf: its layer, the path within it, shape, dtype
-      and role. The scale is taken from a ``weight``; ``scaled`` leaves take the gain of
-      their layer; ``unchanged`` ones are in a layer without weights.
+      A table with one line for each leaf. In the role, the scale is taken from a
+      ``weight``; other leaves of its layer are ``scaled``, and ``unchanged`` without.
 
     Raises:
       ValueError: as :func:`stablegrad` at its first trace.

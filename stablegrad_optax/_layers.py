@@ -135,9 +135,6 @@ def path_name(path: KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/") or "."
 
 
-# --- Leaves ---
-
-
 def dtype_of(leaf: Any) -> Any:
     """The dtype of an array, a PRNG key, a shape or a Python number; else None."""
     if isinstance(leaf, bool | int | float | complex):
@@ -161,7 +158,7 @@ def inexact_leaves(tree: Any, name: str) -> list[jax.Array]:
 
 def _floating_point_leaves(tree: Any, grouping: Grouping) -> Iterator[Leaf]:
     """By default a weight has two axes or more."""
-    is_weight, axis_of = grouping.is_weight, grouping.stack_axis
+    axis_of = grouping.stack_axis
     for index, (key_path, path, value) in enumerate(_leaves_with_paths(tree)):
         if not is_inexact(value):
             continue
@@ -170,10 +167,9 @@ def _floating_point_leaves(tree: Any, grouping: Grouping) -> Iterator[Leaf]:
         if axis is not None:
             axis = _positive_axis(path, shape, axis)
         slice_shape = tuple(n for a, n in enumerate(shape) if a != axis)
-        if is_weight is None:
-            weight = len(slice_shape) >= 2
-        else:
-            weight = bool(is_weight(key_path, value))
+        is_weight = len(slice_shape) >= 2
+        if grouping.is_weight is not None:
+            is_weight = bool(grouping.is_weight(key_path, value))
         yield Leaf(
             index=index,
             key_path=key_path,
@@ -183,7 +179,7 @@ def _floating_point_leaves(tree: Any, grouping: Grouping) -> Iterator[Leaf]:
             stack_axis=axis,
             length=None if axis is None else shape[axis],
             slice_shape=slice_shape,
-            is_weight=weight and 0 not in shape,  # no elements have no scale
+            is_weight=is_weight and 0 not in shape,  # no elements have no scale
         )
 
 
@@ -235,9 +231,6 @@ def _positive_axis(path: KeyPath, shape: tuple[int, ...], axis: Any) -> int:
             f"{shape}; give a callable that returns None for leaves without the axis."
         )
     return axis % len(shape)
-
-
-# --- Modules ---
 
 
 def _keep_highest_rank(leaves: Sequence[Leaf]) -> None:

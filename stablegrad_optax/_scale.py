@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -128,12 +129,9 @@ def parts(x: jax.Array) -> list[jax.Array]:
 
 def in_accumulation_dtype(leaves: Sequence[jax.Array]) -> list[jax.Array]:
     """The leaves in float32 or complex64, or in double precision if one of them is."""
-    is_wide = any(jnp.finfo(x.dtype).bits == 64 for x in leaves)
-    if any(jnp.iscomplexobj(x) for x in leaves):
-        dtype = jnp.complex128 if is_wide else jnp.complex64
-    else:
-        dtype = jnp.float64 if is_wide else jnp.float32
-    # Explicitly: strict promotion of dtypes would forbid what is meant here.
+    # By NumPy, since strict promotion of dtypes in JAX would forbid it.
+    dtypes = [x.dtype for x in leaves]
+    dtype = functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))
     return [x.astype(dtype) for x in leaves]
 
 

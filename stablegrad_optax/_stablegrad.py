@@ -30,56 +30,47 @@ def stablegrad(
         \sigma_l = \max(\operatorname{std}, \operatorname{rms} / 16)
         \end{gathered}
 
-    with the standard deviation and the root mean square of all elements of the layer's
-    weight gradients. The floor matters only where they are nearly equal: it keeps the
-    gain continuous and bounded.
-
-    The transform keeps no state and works without parameters. Its place in a chain is
-    before the optimizer: after it, it would cancel the learning rate.
+    over all elements of the layer's weight gradients. The floor matters only where they
+    are nearly equal: it keeps the gain continuous and bounded. The transform keeps no
+    state. It goes before the optimizer: after it, it would cancel the learning rate.
 
     Args:
       reference: :math:`\rho`, a scalar that is not negative, or a schedule by way of
-        ``optax.inject_hyperparams``. The paper takes the standard deviation of the
-        prediction gradient, from :func:`value_and_grad_with_reference`: pass it to
-        ``update``. With None here, ``update`` has to be given one.
+        ``optax.inject_hyperparams``. With None, ``update`` has to be given one, as the
+        paper's from :func:`value_and_grad_with_reference`.
       group_by: what shares one gain. ``"layer"``: leaves in the same module; weights
         alone in a list are layers of their own, and so is each pair of an alternating
         list ``[W1, b1, W2, b2]``. ``"leaf"``: each weight leaf by itself; other leaves
         pass unchanged. ``"tree"``: everything. Or a callable ``(key_path, leaf) ->
         hashable``.
-      statistic: ``"std"``, as above, or ``"rms"``: :math:`\sigma_l` is the root mean
-        square.
+      statistic: ``"std"``, as above, or ``"rms"``: the root mean square alone.
       is_weight: callable ``(key_path, leaf) -> bool`` that says from which leaves the
         scale is taken. Default: those with the most axes in their module, if that is
-        two or more, stack axes not counted. A layer without weights, such as a norm's
-        scale and bias, passes unchanged.
+        two or more, stack axes not counted. A layer without weights, such as a norm,
+        passes unchanged.
       stack_axis: the axis along which a leaf holds many layers (``nn.scan``,
-        ``nnx.vmap``, ensembles). Each slice gets its own gain. An int holds for every
-        leaf; a callable ``(key_path, leaf) -> int | None`` says it for each. Under
-        ``optax.inject_hyperparams``, name it and all callables in ``static_args``.
+        ``nnx.vmap``, ensembles), each with its own gain: an int for all leaves, or a
+        callable ``(key_path, leaf) -> int | None``. Under ``optax.inject_hyperparams``,
+        name it and all callables in ``static_args``.
       max_gain: an upper bound on :math:`\gamma_l`, a positive scalar.
       axis_name: name or names of the mesh axes over which every leaf of a layer is
-        sharded, for use inside ``jax.shard_map`` or ``jax.pmap``. Not needed under
-        ``jax.jit`` with sharded arrays.
+        sharded, inside ``jax.shard_map`` or ``jax.pmap``; ``jax.jit`` needs none.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its ``update(updates, state,
       params=None, *, reference=None, **extra_args)`` returns updates of the same
-      structure, shapes and dtypes; ``reference`` replaces the constructor's for that
-      step, and extra arguments meant for others in a chain are ignored.
+      structure, shapes and dtypes; ``reference`` replaces the constructor's for a step.
 
     Raises:
-      ValueError: at construction if an option is unknown, ``reference`` negative or
-        not a scalar, or ``max_gain`` not positive; from ``update`` if there is no
-        reference; at the first trace, with the path of the leaf, if a stack axis is
-        out of range or differs in length within a layer, or if a flat sequence mixes
-        weights and other leaves so that its layers cannot be told.
+      ValueError: at construction if an option is unknown, or ``reference`` or
+        ``max_gain`` out of range; from ``update`` if there is no reference; at the
+        first trace, with the path of the leaf, if a stack axis is out of range or
+        differs in length within a layer, or the layers of a flat sequence are unclear.
 
     A layer whose gradient is zero passes unchanged. A single element has its magnitude
-    for scale. A finite gradient gives a finite update in every dtype: no weight element
-    exceeds :math:`17 \rho \sqrt N`, and other leaves saturate. A NaN or Inf makes its
-    own layer NaN and no other. Integer and ``float0`` leaves, ``None`` and
-    ``optax.MaskedNode`` pass through.
+    for scale. A finite gradient gives a finite update: no weight element exceeds
+    :math:`17 \rho \sqrt N`, and other leaves saturate. A NaN or Inf makes its own layer
+    NaN and no other. Leaves that are not floating-point numbers pass through.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax

@@ -25,9 +25,8 @@ def value_and_grad_of_terms(
     terms on the same points cost a backward pass each.
 
     Args:
-      losses: ``losses(params, *args, **kwargs)`` returns a pytree of K real
-        floating-point scalars, such as ``{"residual": ..., "boundary": ...}``, or
-        ``(that, aux)`` with ``has_aux``.
+      losses: ``losses(params, *args, **kwargs)`` returns a pytree of real scalars, such
+        as ``{"residual": ..., "boundary": ...}``, or ``(that, aux)`` with ``has_aux``.
       has_aux: whether ``losses`` returns auxiliary data, such as batch statistics.
 
     Returns:
@@ -36,10 +35,10 @@ def value_and_grad_of_terms(
       gradient like ``params`` in the place of each scalar, as from ``jax.jacrev``.
 
     Raises:
-      ValueError: when called, if there is no term, or, with its name, if one is not a
-        real floating-point scalar.
-      TypeError: when called, with its path, if a leaf of ``params`` is not a
-        floating-point or complex array, or if there is none.
+      ValueError: when called, if a term is not a real floating-point scalar, or there
+        is none.
+      TypeError: when called, if a leaf of ``params`` is not a floating-point or complex
+        array, or there is none.
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,24 +75,23 @@ def value_and_grad_of_terms(
         # alone, a term takes no part in the backward passes of others.
         jaxpr = jax.make_jaxpr(linear)(params)
 
-        def pull_back(k: int, cotangent: jax.Array) -> Any:
+        grads = []
+        for k, value in enumerate(terms):
             is_used = [i == k for i in range(len(terms))]
             of_term, _ = dce_jaxpr(jaxpr.jaxpr, is_used, instantiate=True)
             push_forward = jaxpr_as_fun(ClosedJaxpr(of_term, jaxpr.consts))
-            grads = jax.linear_transpose(push_forward, *leaves)([cotangent])
-            return jax.tree.unflatten(like_params, grads)
-
-        grads = [pull_back(k, jnp.ones_like(value)) for k, value in enumerate(terms)]
-        grads = jax.tree.unflatten(structure, grads)
-        return ((values, aux) if has_aux else values), grads
+            pull_back = jax.linear_transpose(push_forward, *leaves)
+            grads.append(
+                jax.tree.unflatten(like_params, pull_back([jnp.ones_like(value)]))
+            )
+        values = (values, aux) if has_aux else values
+        return values, jax.tree.unflatten(structure, grads)
 
     return value_and_grad
 
 
 def term_scales(grads: Any, *, axis_name: AxisName | None = None) -> Any:
     r"""The scale :math:`s_k` of each term: the rms of its gradient over its whole tree.
-
-    It can be called inside ``jax.jit``, to be recorded with the losses.
 
     Args:
       grads: a dict, list or tuple of gradients, from :func:`value_and_grad_of_terms`.
@@ -118,11 +116,11 @@ def term_scales(grads: Any, *, axis_name: AxisName | None = None) -> Any:
       >>> print(scales["data"], scales["decay"])
       3.0 2.0
     """
-    return jax.tree.map(
-        lambda term: _scale.scale(_leaves(term), "rms", axis_name),
-        grads,
-        is_leaf=lambda node: node is not grads,
-    )
+
+    def scale(term):
+        return _scale.scale(_leaves(term), "rms", axis_name)
+
+    return jax.tree.map(scale, grads, is_leaf=lambda node: node is not grads)
 
 
 def term_alignment(grads: Any, *, axis_name: AxisName | None = None) -> jax.Array:
@@ -155,10 +153,9 @@ def term_alignment(grads: Any, *, axis_name: AxisName | None = None) -> jax.Arra
        [ 0.  0.  1.]]
     """
     terms = jax.tree.leaves(grads, is_leaf=lambda node: node is not grads)
-    leaves = list(map(_leaves, terms))
     # Products of unit scale, whatever the scales of the terms.
-    scales = jnp.stack([_scale.scale(term, "rms", axis_name) for term in leaves])
-    gains = _scale.gain(scales, 1.0)
+    scales = term_scales(terms, axis_name=axis_name)
+    gains = _scale.gain(jnp.stack(scales), 1.0)
 
     def products(*of_terms):
         x = jnp.stack(_scale.in_accumulation_dtype(of_terms))
@@ -169,7 +166,7 @@ def term_alignment(grads: Any, *, axis_name: AxisName | None = None) -> jax.Arra
             for part in _scale.parts(x)
         )
 
-    inner = functools.reduce(lax.add, map(products, *leaves))
+    inner = functools.reduce(lax.add, map(products, *map(_leaves, terms)))
     if axis_name is not None:
         inner = lax.psum(inner, axis_name)
     # A term of zeros has zeros in its row.
@@ -181,11 +178,11 @@ def term_alignment(grads: Any, *, axis_name: AxisName | None = None) -> jax.Arra
 def _leaves(grads: Any) -> list[jax.Array]:
     """The leaves of a term's gradient."""
     for path, _ in jax.tree_util.tree_leaves_with_path(grads):
-        if "_overwrite_with_gradient" in _layers.path_name(path):
+        name = _layers.path_name(path)
+        if "_overwrite_with_gradient" in name:
             raise ValueError(
-                f"leaf {_layers.path_name(path)!r} is a new value and no gradient "
-                "(Flax's FP8 state): take it out of the gradients of the terms, and "
-                "put it into the parameters yourself."
+                f"leaf {name!r} is a new value and no gradient (Flax's FP8 state): "
+                "take it out, and put it into the parameters yourself."
             )
     return _layers.inexact_leaves(grads, "the gradient of a term")
 

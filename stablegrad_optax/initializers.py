@@ -21,12 +21,6 @@ Activation = Callable[[jax.Array], jax.Array]
 _POINTS = np.linspace(-10, 10, 1000)
 _WEIGHTS = np.exp(-(_POINTS**2) / 2) / np.sum(np.exp(-(_POINTS**2) / 2))
 
-# Where a fixed point is looked for: variances of pre-activations.
-_VARIANCES = np.logspace(-4, 4, 161)
-
-# Stands for the limit q -> 0: activations with a kink have no derivative at zero.
-_SMALL_VARIANCE = 1e-8
-
 
 def variance_preserving(
     activation: Activation, **options: Any
@@ -35,9 +29,8 @@ def variance_preserving(
 
     .. math:: \sigma_w^2 = 1 / E[\varphi(z)^2], \qquad z \sim N(0, 1)
 
-    For ReLU this is He initialisation (2), for the identity LeCun's (1). The moment is
-    kept at one exactly; for activations such as GELU and SiLU small deviations from it
-    grow over many layers. With tanh, derivatives grow with depth under this gain.
+    For ReLU this is He initialisation (2), for the identity LeCun's (1). With GELU and
+    SiLU small deviations from one grow over many layers; with tanh derivatives do.
 
     Args:
       activation: an elementwise JAX function.
@@ -49,8 +42,8 @@ def variance_preserving(
       An initialiser ``(key, shape, dtype=dtype) -> array``.
 
     Raises:
-      ValueError: if the activation's second moment is zero or not finite, or the
-        activation does not keep the shape of its input.
+      ValueError: if the activation is not elementwise, or its second moment not finite
+        and positive.
 
     Example:
       >>> import jax
@@ -94,8 +87,8 @@ def critical(
       An initialiser ``(key, shape, dtype=dtype) -> array``.
 
     Raises:
-      ValueError: if ``bias_variance`` is negative, or the activation has no fixed point
-        at which derivatives keep their size, as ReLU with a positive bias variance.
+      ValueError: as :func:`variance_preserving`; if ``bias_variance`` is negative, or
+        there is no such fixed point, as for ReLU with a positive bias variance.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -136,8 +129,9 @@ def _fixed_point(
     at_zero = _mean_square(activation, 0.0)
     _positive_moment("slope", slope, 1.0)
     if bias_variance == 0 and at_zero == 0:
-        return _SMALL_VARIANCE
-    values = excess(_VARIANCES)
+        return 1e-8  # for the limit q -> 0: at zero itself may be a kink
+    candidates = np.logspace(-4, 4, 161)
+    values = excess(candidates)
     (crossings,) = np.nonzero((values[:-1] > 0) & (values[1:] <= 0))
     if not crossings.size:
         raise ValueError(
@@ -145,7 +139,7 @@ def _fixed_point(
             f"{getattr(activation, '__name__', activation)}; try bias_variance=0 or "
             "variance_preserving."
         )
-    low, high = _VARIANCES[crossings[0] :][:2]
+    low, high = candidates[crossings[0] :][:2]
     for _ in range(20):
         middle = (low + high) / 2
         low, high = (middle, high) if excess(middle) > 0 else (low, middle)
@@ -154,10 +148,8 @@ def _fixed_point(
 
 def _positive_moment(name: str, function: Activation, variance: float) -> float:
     moment = float(_mean_square(function, variance))
-    if not (np.isfinite(moment) and moment > 0):
-        raise ValueError(
-            f"the mean square of the {name} must be positive, got {moment}."
-        )
+    if not 0 < moment < np.inf:
+        raise ValueError(f"mean square of the {name} must be positive, got {moment}.")
     return moment
 
 

@@ -21,14 +21,13 @@ def plot_layer_scales(
 ) -> "Axes":
     r"""Draws the scales of all layers over the steps of training.
 
-    One row for each layer, from the bottom, one column for each step, and the scale
-    :math:`\sigma_l` as colour on a logarithmic axis. Zeros and what is not finite are
-    left grey.
+    One row for each layer, from the bottom, and the scale :math:`\sigma_l` as colour on
+    a logarithmic axis. Zeros and what is not finite are left grey.
 
     Args:
-      history: what :func:`~stablegrad_optax.layer_scales` returned at each step: a
-        sequence of its dicts, or one dict of arrays with a leading axis of steps, as
-        ``jax.lax.scan`` stacks them. A stacked layer takes one row for each slice.
+      history: what :func:`~stablegrad_optax.layer_scales` returned at each step, in a
+        sequence, or stacked by ``jax.lax.scan``: one dict of arrays with a leading axis
+        of steps. A stacked layer takes one row for each slice.
       steps: the step of each column; default 0, 1, 2, ...
       layers: names of the layers to draw, the input layer first; default all of them
         in the order of their names and numbers.
@@ -39,8 +38,7 @@ def plot_layer_scales(
 
     Raises:
       ImportError: if matplotlib is not installed.
-      ValueError: if the history is empty, layers are not in it, or the number of steps
-        is not that of the history.
+      ValueError: if the history is empty, or has not these layers or steps.
 
     Example:
       >>> history = [
@@ -78,8 +76,7 @@ def plot_term_scales(
 ) -> "Axes":
     r"""Draws the scales of all terms of a loss over the steps of training.
 
-    One line for each term, on a logarithmic axis. Zeros and what is not finite leave a
-    gap.
+    One line for each term. Zeros and what is not finite leave a gap.
 
     Args:
       history: what :func:`~stablegrad_optax.term_scales` returned at each step for a
@@ -122,14 +119,15 @@ def _rows(
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Labels, the scales in a row for each, NaN if not positive, and the steps."""
     if not isinstance(history, Mapping):
+        keys = history[0].keys() if history else ()
         for number, step in enumerate(history):
-            if step.keys() != history[0].keys():
-                raise ValueError(
-                    f"step {number} of the history has other names than 0."
-                )
-        keys = history[0] if history else ()
+            if step.keys() != keys:
+                raise ValueError(f"step {number} of the history has other names.")
         history = {name: np.stack([step[name] for step in history]) for name in keys}
-    names = sorted(history, key=_natural_order) if names is None else names
+    if names is None:  # in natural order: Dense_2 before Dense_10
+        names = sorted(
+            history, key=lambda s: re.sub(r"\d+", lambda m: m[0].zfill(9), s)
+        )
     if not names or not history:
         raise ValueError("history is empty, or there is nothing to draw.")
     missing = [name for name in names if name not in history]
@@ -154,14 +152,8 @@ def _rows(
             f"steps must have one element for each of the {shown.shape[1]} steps of "
             f"the history, got shape {columns.shape}."
         )
-    is_shown = np.isfinite(shown) & (shown > 0)
-    return list(rows), np.where(is_shown, shown, np.nan), columns
-
-
-def _natural_order(name: str) -> list[tuple[str, int]]:
-    """A sort key that puts Dense_2 before Dense_10."""
-    pieces = re.findall(r"(\D*)(\d*)", name)
-    return [(text, int(number or 0)) for text, number in pieces]
+    shown[~np.isfinite(shown) | (shown <= 0)] = np.nan
+    return list(rows), shown, columns
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:
