@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 import regression
-from regression import DEPTH, SCHEDULE, STEPS, WIDTH, x, y
+from regression import DEPTH, WIDTH
 
 import stablegrad_optax as sg
 
@@ -18,7 +18,7 @@ EQUINOX = pytest.mark.compatible("framework", "Equinox")
 
 # recipe: train step
 @eqx.filter_jit
-def train_step(model, opt_state, tx, x, y):
+def train_step(tx, model, opt_state, x, y):
     def loss_fn(model):
         return jnp.mean((jax.vmap(model)(x) - y) ** 2)
 
@@ -28,47 +28,15 @@ def train_step(model, opt_state, tx, x, y):
 
 
 def weights_of(model):
-    return eqx.filter(model, eqx.is_inexact_array)
-
-
-def train(model, tx, x, y, steps, train_step=train_step):
-    opt_state = tx.init(weights_of(model))
-    history = []
-    for _ in range(steps):
-        model, opt_state, loss = train_step(model, opt_state, tx, x, y)
-        history.append(loss)
-    return model, opt_state, history
+    return eqx.filter(model, eqx.is_inexact_array)  # for tx.init as well
 
 
 # end recipe
 
 
-def layer_of(linear):
-    return linear.weight, linear.bias
-
-
-def create(module, *args, **kwargs):
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = eqx.filter_eval_shape(module, *args, **kwargs, key=key)
-    return regression.initialise(shapes)
-
-
-mlp = functools.partial(create, eqx.nn.MLP, 1, 1, WIDTH, DEPTH, activation=jnp.tanh)
-
-
-@EQUINOX
-def test_model():
-    tx = regression.observed(optax.adam(SCHEDULE))
-    _, opt_state, losses = train(mlp(), tx, x, y, STEPS)
-    assert losses[-1] < losses[0] / 50
-    regression.check_layers(
-        opt_state, lambda tree: [layer_of(layer) for layer in tree.layers]
-    )
-
-
 # recipe: loss terms
 @eqx.filter_jit
-def train_step_by_terms(model, opt_state, tx, x, y):
+def train_step_by_terms(tx, model, opt_state, x, y):
     weights, rest = eqx.partition(model, eqx.is_inexact_array)
 
     def losses(weights):
@@ -84,13 +52,6 @@ def train_step_by_terms(model, opt_state, tx, x, y):
 
 
 # end recipe
-
-
-@EQUINOX
-def test_loss_terms():
-    tx = regression.balanced()
-    _, opt_state, history = train(mlp(), tx, x, y, STEPS, train_step_by_terms)
-    regression.check_terms(history, opt_state)
 
 
 # recipe: stacked layers
@@ -125,20 +86,44 @@ def stack_axis(path, leaf):
 # end recipe
 
 
-def unstack(model):
-    slices = zip(*layer_of(model.hidden), strict=True)
-    pairs = [layer_of(model.first), *slices, layer_of(model.last)]
-    return [(weight.T, bias) for weight, bias in pairs]
+def create(module, *args, **kwargs):
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = eqx.filter_eval_shape(module, *args, **kwargs, key=key)
+    return regression.initialise(shapes)
+
+
+def train(train_step, tx, model, steps):
+    step = functools.partial(train_step, tx)
+    return regression.train(step, model, tx.init(weights_of(model)), steps=steps)
+
+
+def layer_of(linear):
+    return linear.weight.mT, linear.bias
 
 
 @EQUINOX
-def test_stacked_layers_are_trained_as_layers_of_their_own():
-    deep = create(DeepNetwork, DEPTH, WIDTH)
-    base = optax.adam(SCHEDULE)
-    tx = regression.observed(base, stack_axis=stack_axis)
-    trained, opt_state, _ = train(deep, tx, x, y, steps=10)
-    expected, _ = regression.train_unstacked(
-        optax.chain(sg.stablegrad(), base), unstack(deep), steps=10
-    )
-    regression.check_same_layers(unstack(trained), expected)
+@pytest.mark.parametrize("stacked", [False, True])
+def test_layers_are_trained_as_layers_of_their_own(stacked):
+    def unstack(model):
+        if not stacked:
+            return [layer_of(layer) for layer in model.layers]
+        slices = zip(*layer_of(model.hidden), strict=True)
+        return [layer_of(model.first), *slices, layer_of(model.last)]
+
+    if stacked:
+        model = create(DeepNetwork, DEPTH, WIDTH)
+    else:
+        model = create(eqx.nn.MLP, 1, 1, WIDTH, DEPTH, activation=jnp.tanh)
+    base = optax.adam(1e-2)
+    tx = regression.observed(base, stack_axis=stack_axis if stacked else None)
+    trained, opt_state, _ = train(train_step, tx, model, regression.STEPS)
+    regression.check_trained_as(unstack(model), unstack(trained), base)
     regression.check_layers(opt_state, unstack)
+
+
+@EQUINOX
+def test_loss_terms():
+    model = create(DeepNetwork, DEPTH, WIDTH)
+    tx = regression.balanced()
+    _, opt_state, history = train(train_step_by_terms, tx, model, 30)
+    regression.check_terms(history, opt_state)

@@ -8,7 +8,7 @@ import optax
 import pytest
 import regression
 from flax import nnx
-from regression import DEPTH, SCHEDULE, SIZES, STEPS, WIDTH, x, y
+from regression import DEPTH, SIZES, STEPS, WIDTH, x, y
 
 import stablegrad_optax as sg
 
@@ -53,14 +53,6 @@ def train_step(model, optimizer, x, y):
 # end recipe
 
 
-@OPTIMIZER
-def test_optimizer():
-    model, optimizer = create(network, regression.observed(optax.adam(SCHEDULE)))
-    losses = [float(train_step(model, optimizer, x, y)) for _ in range(STEPS)]
-    assert losses[-1] < losses[0] / 50
-    regression.check_layers(optimizer.opt_state, layers)
-
-
 # recipe: forwarding a reference
 def loss(predictions, x, y):
     return jnp.mean((predictions - y) ** 2)
@@ -84,10 +76,9 @@ def train_step_with_reference(model, optimizer, x, y):
 
 @OPTIMIZER
 def test_optimizer_forwards_the_reference():
-    model, optimizer = create(network, regression.observed(optax.sgd(SCHEDULE)))
+    model, optimizer = create(network, regression.observed(optax.sgd(1e-2)))
     reference = regression.scale_of_prediction_gradient(model(x))
     train_step_with_reference(model, optimizer, x, y)
-    assert reference < 0.1  # far from the constructor's
     regression.check_layers(optimizer.opt_state, layers, reference)
 
 
@@ -112,17 +103,16 @@ def train_step_by_terms(model, optimizer, x, y):
 @OPTIMIZER
 def test_optimizer_with_loss_terms():
     model, optimizer = create(network, regression.balanced())
-    history = [train_step_by_terms(model, optimizer, x, y) for _ in range(STEPS)]
+    history = [train_step_by_terms(model, optimizer, x, y) for _ in range(30)]
     regression.check_terms(history, optimizer.opt_state)
 
 
 # recipe: states by hand
-def train_by_hand(model, tx, x, y, steps):
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    opt_state = tx.init(params)
+def create_train_step(model, tx):
+    graphdef, _, rest = nnx.split(model, nnx.Param, ...)
 
     @jax.jit
-    def train_step(params, opt_state):
+    def train_step(params, opt_state, x, y):
         def loss_fn(params):
             return jnp.mean((nnx.merge(graphdef, params, rest)(x) - y) ** 2)
 
@@ -130,25 +120,21 @@ def train_by_hand(model, tx, x, y, steps):
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, loss
 
-    losses = []
-    for _ in range(steps):
-        params, opt_state, loss = train_step(params, opt_state)
-        losses.append(float(loss))
-    nnx.update(model, params)
-    return opt_state, losses
+    return train_step
 
 
 # end recipe
 
 
-@OPTIMIZER
 def test_biases_in_variables_keep_their_layers():
-    tx = regression.observed(optax.adam(SCHEDULE))
+    base = optax.sgd(1e-2)
+    tx = regression.observed(base)
     model, _ = create(network, tx)
-    opt_state, losses = train_by_hand(model, tx, x, y, STEPS)
-    assert losses[-1] < losses[0] / 50
+    params = nnx.state(model, nnx.Param)
+    step = create_train_step(model, tx)
+    trained, opt_state, _ = regression.train(step, params, tx.init(params))
     regression.check_layers(opt_state, layers)
-    assert jnp.mean((model(x) - y) ** 2) < losses[0] / 50
+    regression.check_trained_as(layers(params), layers(trained), base)
 
 
 def test_a_flat_state_has_lost_its_modules():
@@ -193,32 +179,27 @@ def stack_axis_of(model):
 # end recipe
 
 
-def unstack(state, axis):
-    """The layers of the scanned network, one by one."""
-    weights, biases = (jnp.moveaxis(x, axis, 0) for x in layer_of(state["hidden"]))
-    slices = zip(weights, biases, strict=True)
-    return [layer_of(state["first"]), *slices, layer_of(state["last"])]
-
-
+@OPTIMIZER
 @STACKED
 @pytest.mark.parametrize("axis", [0, 1])
 def test_scanned_layers_are_trained_as_layers_of_their_own(axis):
     def build(rngs):
         return DeepNetwork(DEPTH, WIDTH, axis, rngs=rngs)
 
-    base = optax.adam(SCHEDULE)
+    def unstack(state):
+        weights, biases = (jnp.moveaxis(x, axis, 0) for x in layer_of(state["hidden"]))
+        slices = zip(weights, biases, strict=True)
+        return [layer_of(state["first"]), *slices, layer_of(state["last"])]
+
+    base = optax.adam(1e-2)
     stack_axis = stack_axis_of(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
-    tx = regression.observed(base, stack_axis=stack_axis)
-    model, optimizer = create(build, tx)
-    before = unstack(nnx.state(model, nnx.Param), axis)
-    for _ in range(10):
+    model, optimizer = create(build, regression.observed(base, stack_axis=stack_axis))
+    before = unstack(nnx.state(model, nnx.Param))
+    for _ in range(STEPS):
         train_step(model, optimizer, x, y)
-    expected, _ = regression.train_unstacked(
-        optax.chain(sg.stablegrad(), base), before, steps=10
-    )
-    after = unstack(nnx.state(model, nnx.Param), axis)
-    regression.check_same_layers(after, expected)
-    regression.check_layers(optimizer.opt_state, lambda state: unstack(state, axis))
+    after = unstack(nnx.state(model, nnx.Param))
+    regression.check_trained_as(before, after, base)
+    regression.check_layers(optimizer.opt_state, unstack)
 
 
 # recipe: ensemble
@@ -248,17 +229,12 @@ def train_ensemble(ensemble, optimizer, x, y):
 @STACKED
 def test_members_of_an_ensemble_are_trained_as_if_alone():
     base = optax.sgd(1e-2)
-    tx = regression.observed(base, stack_axis=0)
+    tx = optax.chain(sg.stablegrad(stack_axis=0), base)
     ensemble, optimizer = create(create_ensemble, tx)
     before = layers(nnx.state(ensemble, nnx.Param))
-    for _ in range(10):
+    for _ in range(STEPS):
         train_ensemble(ensemble, optimizer, x, y)
     after = layers(nnx.state(ensemble, nnx.Param))
-
-    def member(layers, i):
-        return jax.tree.map(lambda leaf: leaf[i], layers)
-
-    alone = optax.chain(sg.stablegrad(), base)
     for i in range(3):
-        expected, _ = regression.train_unstacked(alone, member(before, i), steps=10)
-        regression.check_same_layers(member(after, i), expected)
+        member = [[(w[i], b[i]) for w, b in layers] for layers in (before, after)]
+        regression.check_trained_as(*member, base)

@@ -1,34 +1,15 @@
-"""Haiku: two-level dicts, with the paper's reference, loss terms and layer_stack."""
+"""Haiku: two-level dicts, with the paper's reference, and layer_stack."""
 
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 import regression
-from regression import DEPTH, SCHEDULE, SIZES, STEPS, WIDTH, x, y
+from regression import DEPTH, SIZES, WIDTH, x
 
 import stablegrad_optax as sg
 
 hk = pytest.importorskip("haiku")
-
-HAIKU = pytest.mark.compatible("framework", "Haiku")
-
-
-def layers(params):
-    return [(layer["w"], layer["b"]) for layer in params.values()]
-
-
-def initialise(network):
-    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
-    return regression.initialise(shapes)
-
-
-def train(train_step, params, tx, steps):
-    opt_state, history = tx.init(params), []
-    for _ in range(steps):
-        params, opt_state, value = train_step(params, opt_state, x, y)
-        history.append(value)
-    return params, opt_state, history
 
 
 # recipe: train step
@@ -59,36 +40,6 @@ def network(x):
     return hk.nets.MLP(SIZES[1:], activation=jnp.tanh)(x)
 
 
-@HAIKU
-def test_mlp():
-    tx = regression.observed(optax.sgd(SCHEDULE))
-    params = initialise(network)
-    train_step = create_train_step(network, tx)
-    _, opt_state, _ = train(train_step, params, tx, steps=1)
-    reference = regression.scale_of_prediction_gradient(network.apply(params, x))
-    assert reference < 0.1  # far from the constructor's
-    regression.check_layers(opt_state, layers, reference)
-
-
-@HAIKU
-def test_loss_terms():
-    tx = regression.balanced()
-
-    @jax.jit
-    def train_step(params, opt_state, x, y):
-        def losses(params):
-            edge = network.apply(params, x[:1])
-            fit = network.apply(params, x) - y
-            return {"fit": jnp.mean(fit**2), "edge": jnp.mean(edge**2)}
-
-        values, grads = sg.value_and_grad_of_terms(losses)(params)
-        updates, opt_state = tx.update(grads, opt_state, params, values=values)
-        return optax.apply_updates(params, updates), opt_state, values
-
-    _, opt_state, history = train(train_step, initialise(network), tx, STEPS)
-    regression.check_terms(history, opt_state)
-
-
 # recipe: layer_stack
 @hk.without_apply_rng
 @hk.transform
@@ -106,23 +57,27 @@ def stack_axis(path, leaf):
 # end recipe
 
 
-def unstack(params):
-    first, hidden, last = layers(params)
-    return [first, *zip(*hidden, strict=True), last]
+@pytest.mark.compatible("framework", "Haiku")
+@pytest.mark.parametrize(
+    ("network", "stack_axis"), [(network, None), (deep_network, stack_axis)]
+)
+def test_layers_are_trained_as_layers_of_their_own(network, stack_axis):
+    def unstack(params):
+        layers = [(layer["w"], layer["b"]) for layer in params.values()]
+        if stack_axis is None:
+            return layers
+        first, hidden, last = layers
+        return [first, *zip(*hidden, strict=True), last]
 
-
-@HAIKU
-def test_layer_stack_is_trained_as_layers_of_their_own():
-    base = optax.sgd(SCHEDULE)
+    base = optax.sgd(1e-2)
     tx = regression.observed(base, stack_axis=stack_axis)
-    params = initialise(deep_network)
-    train_step = create_train_step(deep_network, tx)
-    trained, opt_state, _ = train(train_step, params, tx, steps=10)
-    expected, reference = regression.train_unstacked(
-        optax.chain(sg.stablegrad(), base),
-        unstack(params),
-        steps=10,
-        forward_reference=True,
-    )
-    regression.check_same_layers(unstack(trained), expected)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
+    params = regression.initialise(shapes)
+    step = create_train_step(network, tx)
+    once, opt_state, _ = regression.train(step, params, tx.init(params), steps=1)
+    reference = regression.scale_of_prediction_gradient(network.apply(params, x))
     regression.check_layers(opt_state, unstack, reference)
+    trained, _, _ = regression.train(step, once, opt_state, steps=9)
+    regression.check_trained_as(
+        unstack(params), unstack(trained), base, with_reference=True
+    )

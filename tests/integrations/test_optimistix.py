@@ -4,12 +4,13 @@ import jax
 import optax
 import pytest
 import regression
-from regression import STEPS, TERMS, WIDTH, losses, x, y
+from regression import TERMS, WIDTH, losses, x, y
 
 import stablegrad_optax as sg
 
 optx = pytest.importorskip("optimistix")
 
+STEPS = 100
 OPTIMISTIX = pytest.mark.compatible("framework", "optimistix")
 
 
@@ -69,15 +70,13 @@ def test_a_solver_goes_on_with_the_weights_of_the_last_step():
     tx = regression.balanced()
 
     @jax.jit
-    def train_step(layers, state):
+    def train_step(layers, state, x, y):
         values, grads = sg.value_and_grad_of_terms(losses)(layers, x, y)
         updates, state = tx.update(grads, state, layers, values=values)
-        return optax.apply_updates(layers, updates), state
+        return optax.apply_updates(layers, updates), state, values
 
     layers = regression.initial_layers((1, WIDTH, 1))
-    state = tx.init(layers)
-    for _ in range(20):
-        layers, state = train_step(layers, state)
+    layers, state, _ = regression.train(train_step, layers, tx.init(layers))
     finished = finish(losses, layers, state[0].weights, (x, y), max_steps=100)
     before, after = (losses(params, x, y) for params in (layers, finished))
     assert all(after[name] < before[name] / 10 for name in TERMS), (before, after)

@@ -1,22 +1,21 @@
 """orbax: training goes on from a checkpoint bit for bit, also from one made before."""
 
 import chex
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 import pytest
 import regression
+import test_flax_linen as linen
+import test_flax_nnx as in_place
 from flax import nnx
-from flax.training import train_state
-from regression import SCHEDULE, TERMS, WIDTH, x, y
+from regression import STEPS, TERMS, x, y
 
 import stablegrad_optax as sg
 
 ocp = pytest.importorskip("orbax.checkpoint")
 
 ORBAX = pytest.mark.compatible("checkpoint", "orbax")
-BASE = optax.adam(SCHEDULE)
+BASE = optax.adam(1e-2)
 # Some state of their own, and none.
 TX = optax.chain(sg.balance_terms(TERMS), sg.stablegrad(), BASE)
 
@@ -71,57 +70,16 @@ def restore_older_nnx(path, model, optimizer, base):
 # end recipe
 
 
-# --- Two ways to hold what is trained, by terms or, with the base, by their sum ---
-
-
-def losses_of(predict):
-    return {
-        "fit": jnp.mean((predict(x) - y) ** 2),
-        "edge": jnp.mean(predict(x[:1]) ** 2),
-    }
-
-
-def gradient(losses, params, tx):
-    """The terms, and what is handed to the optimizer."""
-    values, grads = sg.value_and_grad_of_terms(losses)(params)
-    if tx is BASE:
-        return values, jax.tree.map(jnp.add, *grads.values()), {}
-    return values, grads, {"values": values}
-
-
-class LinenNetwork(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(1)(jnp.tanh(nn.Dense(WIDTH)(x)))
-
-
 class Linen:
     """A TrainState."""
 
-    network = LinenNetwork()
-
     def __init__(self, tx):
-        shapes = jax.eval_shape(self.network.init, jax.random.key(0), x)
-        self.state = train_state.TrainState.create(
-            apply_fn=self.network.apply, params=regression.initialise(shapes), tx=tx
-        )
+        self.state = linen.create(linen.network, linen.TrainState, tx)
 
-    def step(self):
-        self.state, values = self._step(self.state)
-        return jax.tree.map(float, values)
-
-    @staticmethod
-    @jax.jit
-    def _step(state):
-        def losses(params):
-            return losses_of(lambda x: state.apply_fn(params, x))
-
-        values, grads, extra_args = gradient(losses, state.params, state.tx)
-        updates, opt_state = state.tx.update(
-            grads, state.opt_state, state.params, **extra_args
-        )
-        params = optax.apply_updates(state.params, updates)
-        return state.replace(params=params, opt_state=opt_state), values
+    def train(self, *, by_terms=True):
+        step = linen.train_step_by_terms if by_terms else linen.train_step
+        self.state, history = regression.train(step, self.state)
+        return history
 
     def save(self, path):
         save(path, self.state)
@@ -133,81 +91,58 @@ class Linen:
         self.state = restore_older(path, self.state, BASE)
 
 
-class Nnx:
-    """A model and an optimizer that are changed in place."""
+class InPlace:
+    """An NNX model and its optimizer."""
 
     def __init__(self, tx):
-        def build(rngs):
-            return nnx.Sequential(
-                nnx.Linear(1, WIDTH, rngs=rngs),
-                jnp.tanh,
-                nnx.Linear(WIDTH, 1, rngs=rngs),
-            )
-
-        graphdef, shapes = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
-        self.model = nnx.merge(graphdef, regression.initialise(shapes))
-        self.optimizer = nnx.Optimizer(self.model, tx, wrt=nnx.Param)
+        self.both = in_place.create(in_place.network, tx)
 
     @property
     def state(self):
-        return nnx.state((self.model, self.optimizer))
+        return nnx.state(self.both)
 
-    def step(self):
-        return jax.tree.map(float, self._step(self.model, self.optimizer))
-
-    @staticmethod
-    @nnx.jit
-    def _step(model, optimizer):
-        values, grads, extra_args = gradient(losses_of, model, optimizer.tx)
-        optimizer.update(model, grads, **extra_args)
-        return values
+    def train(self, *, by_terms=True):
+        step = in_place.train_step_by_terms if by_terms else in_place.train_step
+        return [step(*self.both, x, y) for _ in range(STEPS)]
 
     def save(self, path):
-        save_nnx(path, self.model, self.optimizer)
+        save_nnx(path, *self.both)
 
     def restore(self, path):
-        restore_nnx(path, self.model, self.optimizer)
+        restore_nnx(path, *self.both)
 
     def restore_older(self, path):
-        restore_older_nnx(path, self.model, self.optimizer, BASE)
+        restore_older_nnx(path, *self.both, BASE)
 
 
-clients = pytest.mark.parametrize("client", [Linen, Nnx])
-
-
-def train(client, steps=10):
-    return [client.step() for _ in range(steps)]
+clients = pytest.mark.parametrize("client", [Linen, InPlace])
 
 
 @ORBAX
 @clients
 def test_training_goes_on_bit_for_bit(client, tmp_path):
     """The memory of balance_terms is part of the state."""
-    uninterrupted = client(TX)
-    train(uninterrupted)
+    uninterrupted, resumed = client(TX), client(TX)
+    uninterrupted.train()
     uninterrupted.save(tmp_path / "checkpoint")
-    history = train(uninterrupted)
-
-    resumed = client(TX)
     resumed.restore(tmp_path / "checkpoint")
-    assert train(resumed) == history
+    chex.assert_trees_all_equal(uninterrupted.train(), resumed.train())
     chex.assert_trees_all_equal(resumed.state, uninterrupted.state)
 
 
 @ORBAX
 @clients
 def test_a_checkpoint_made_without_it_keeps_the_state_of_the_base(client, tmp_path):
-    older = client(BASE)
-    train(older)
+    older, resumed = client(BASE), client(TX)
+    older.train(by_terms=False)
     older.save(tmp_path / "checkpoint")
-
-    resumed = client(TX)
     with pytest.raises(ValueError, match="match"):
         resumed.restore(tmp_path / "checkpoint")
     resumed.restore_older(tmp_path / "checkpoint")
-    # The moments go on, in steps that are no longer those of the base alone.
-    counts = [optax.tree.get_all_with_path(c.state, "count") for c in (resumed, older)]
-    assert [int(c[0][1][...]) for c in counts] == [10, 10]
-    history, without = train(resumed), train(older)
-    assert history[0] == without[0]
-    assert history[1:] != without[1:]
+    moments = [optax.tree.get(c.state, "mu") for c in (older, resumed)]
+    chex.assert_trees_all_equal(*map(jax.tree.leaves, moments))
+    resumed.train()
+    counts = [
+        value for _, value in optax.tree.get_all_with_path(resumed.state, "count")
+    ]
+    assert [int(count[...]) for count in counts] == [2 * STEPS]
