@@ -52,30 +52,24 @@ def table(outcomes: Iterable[dict[str, str]]) -> str:
 
 def in_page(text: str, generated: str) -> str:
     """The page's text with the generated table between its marks."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return before + BEGIN + "\n" + generated + "\n" + END + after
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert end, f"{PAGE.name} has no marks"
+    return f"{before}{BEGIN}\n{generated}\n{END}{after}"
 
 
-def main() -> int:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("report", type=Path, help="what --compatibility-report wrote")
     parser.add_argument("--check", action="store_true", help="compare, do not write")
     arguments = parser.parse_args()
-    text = PAGE.read_text()
-    expected = in_page(text, table(json.loads(arguments.report.read_text())))
+    expected = in_page(
+        PAGE.read_text(), table(json.loads(arguments.report.read_text()))
+    )
     if not arguments.check:
         PAGE.write_text(expected)
-        return 0
-    if text == expected:
-        return 0
-    print(
-        f"error: the table in {PAGE.name} is not that of the tests that ran; "
-        "`make compatibility` writes it.",
-        file=sys.stderr,
-    )
-    return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    elif PAGE.read_text() != expected:
+        sys.exit(
+            f"error: the table in {PAGE.name} is not that of the tests that ran; "
+            "`make compatibility` writes it."
+        )
