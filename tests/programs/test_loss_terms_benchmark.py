@@ -51,50 +51,38 @@ def results(method, steps):
     return found
 
 
-def assert_weights(got, step, weights):
-    np.testing.assert_allclose(got, weights @ rows(step), rtol=1e-3, atol=1e-5)
+def gradient_norms(grads):
+    norms = np.linalg.norm(grads, axis=1)
+    return norms.sum() / norms
+
+
+@pytest.mark.parametrize(
+    ("method", "decay", "every", "weights_of"),
+    [
+        ("weight", 0, 1, lambda _: [1, WEIGHT, WEIGHT]),
+        ("equal scales (0.1)", 0, 1, lambda g: 1 / np.sqrt(np.mean(g**2, axis=1))),
+        # Wang et al. 2023, algorithm 1: λ_k <- 0.9 λ_k + 0.1 Σ |g| / |g_k|
+        ("gradient norms", 0.9, 100, gradient_norms),
+        # Wang et al. 2021, algorithm 1: λ_k <- 0.1 λ_k + 0.9 max |g_r| / mean |g_k|
+        (
+            "annealing",
+            0.1,
+            10,
+            lambda g: np.append(1, np.abs(g[0]).max() / np.abs(g[1:]).mean(axis=1)),
+        ),
+    ],
+)
+def test_weights_follow_the_paper(method, decay, every, weights_of):
+    weights = np.ones(3)
+    for step, total in enumerate(results(method, every + 1)):
+        if step % every == 0:
+            new = np.asarray(weights_of(rows(step)))
+            weights = decay * weights + (1 - decay) * new
+        np.testing.assert_allclose(total, weights @ rows(step), rtol=1e-3, atol=1e-5)
 
 
 def test_balanced_is_the_library():
     assert METHODS["balanced"] is sg.balance_terms
-
-
-def test_fixed_weight():
-    (total,) = results("weight", 1)
-    assert_weights(total, 0, [1, WEIGHT, WEIGHT])
-
-
-def test_equal_scales_have_no_memory():
-    for step, total in enumerate(results("equal scales (0.1)", 2)):
-        assert_weights(total, step, 1 / np.sqrt(np.mean(rows(step) ** 2, axis=1)))
-
-
-def test_gradient_norms_are_averaged_every_hundred_steps():
-    """Of Wang et al. 2023, algorithm 1: λ_k <- 0.9 λ_k + 0.1 Σ |g| / |g_k|."""
-
-    def new(step):
-        norms = np.linalg.norm(rows(step), axis=1)
-        return norms.sum() / norms
-
-    found = results("gradient norms", 101)
-    weights = 0.9 + 0.1 * new(0)
-    for step in (0, 1, 99):
-        assert_weights(found[step], step, weights)
-    assert_weights(found[100], 100, 0.9 * weights + 0.1 * new(100))
-
-
-def test_annealing():
-    """Of Wang et al. 2021, algorithm 1: λ_k <- 0.1 λ_k + 0.9 max |g_r| / mean |g_k|."""
-
-    def new(step):
-        grads = np.abs(rows(step))
-        return np.append(1, grads[0].max() / grads[1:].mean(axis=1))
-
-    found = results("annealing", 11)
-    weights = 0.1 + 0.9 * new(0)
-    assert_weights(found[0], 0, weights)
-    assert_weights(found[9], 9, weights)
-    assert_weights(found[10], 10, 0.1 * weights + 0.9 * new(10))
 
 
 def test_config():
