@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from definitions import assert_close, balanced, elements, random_layer, scale, wide
+from definitions import assert_close, balanced, elements, random_layer, scale
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,6 +58,7 @@ def recorded_steps():
             g["b"][0]["bias"] = g["b"][0]["bias"].at[0].set(np.nan)
         grads.append(g)
         values.append(dict(zip(NAMES, np.exp(rng.normal(0, 2, 3)), strict=True)))
+        values[-1]["a"] *= step != 15
     return grads, values
 
 
@@ -114,14 +115,6 @@ def two_steps(factors):
     return total
 
 
-def test_one_term_is_its_gradient_over_its_scale():
-    grads = {"a": random_grads()["a"]}
-    total, _ = first_update(grads, {"a": 7.0})
-    assert_close(
-        total, jax.tree.map(lambda g: wide(g) / scale(grads, "rms"), grads["a"])
-    )
-
-
 @pytest.mark.parametrize("power", [0.25, 0.5, 1.0])
 def test_opposite_gradients_rest_only_where_terms_are_equally_far(power):
     """L = (x - a)² c: L / s is |x - a| / 2 whatever c, so they rest in the middle."""
@@ -144,20 +137,16 @@ def test_opposite_gradients_rest_only_where_terms_are_equally_far(power):
 def test_terms_of_zeros_add_nothing_known_while_compiling_or_not():
     grads = random_grads()
     two = {k: grads[k] for k in "ab"}
+    zeros = jax.tree.map(np.zeros_like, grads["c"])
     for power in (0.0, 0.5):
         expected, _ = first_update(two, {k: VALUES[k] for k in "ab"}, power=power)
         tx = sg.balance_terms(NAMES, power=power)
 
         @jax.jit
-        def update(two, zeros=None, tx=tx):
-            zeros = jax.tree.map(jnp.zeros_like, two["a"]) if zeros is None else zeros
+        def update(two, zeros=zeros, tx=tx):
             return tx.update(two | {"c": zeros}, tx.init(None), values=VALUES)
 
-        for state_of in (
-            update(two),
-            update(two, jax.tree.map(lambda x: 0 * x, two["a"])),
-        ):
-            total, state = state_of
+        for total, state in (update(two), update(two, zeros)):
             assert_close(total, expected)
             assert state.weights["c"] == state.counts["c"] == 0
     nothing = jax.tree.map(jnp.zeros_like, grads)
@@ -186,11 +175,9 @@ def test_what_is_not_finite_is_visible_and_not_remembered(bad):
 
 
 def test_a_negative_value_is_visible():
-    total, _ = first_update(random_grads(), VALUES | {"b": -1.0})
-    assert not np.isfinite(elements(total)).any()
-    chex.assert_tree_all_finite(
-        first_update(random_grads(), VALUES | {"b": -1.0}, power=0.0)[0]
-    )
+    grads, values = random_grads(), VALUES | {"b": -1.0}
+    assert not np.isfinite(elements(first_update(grads, values)[0])).any()
+    assert np.isfinite(elements(first_update(grads, values, power=0.0)[0])).all()
 
 
 # --- Dtypes and kinds of leaves ---
@@ -331,31 +318,6 @@ def test_vmap_over_seeds_is_each_by_itself():
     got = jax.jit(jax.vmap(two_steps))(stacked)
     each = [jax.jit(two_steps)(member) for member in members]
     assert_close(got, jax.tree.map(lambda *x: jnp.stack(x), *each))
-
-
-def test_training_lowers_every_term_whatever_their_weights():
-    def losses(params, factor):
-        w = params["w"]
-        return {"fit": factor * jnp.sum((w - 1) ** 2), "sum": (jnp.sum(w) - 4) ** 2}
-
-    schedule = optax.cosine_decay_schedule(0.1, 100)
-    tx = optax.chain(sg.balance_terms(("fit", "sum")), optax.adam(schedule))
-
-    @jax.jit
-    def train(factor):
-        def step(carry, _):
-            params, state = carry
-            values, grads = sg.value_and_grad_of_terms(losses)(params, factor)
-            updates, state = tx.update(grads, state, params, values=values)
-            return (optax.apply_updates(params, updates), state), values
-
-        params = {"w": jnp.zeros(4)}
-        return jax.lax.scan(step, (params, tx.init(params)), length=100)
-
-    expected, values = train(1.0)
-    assert values["fit"][-1] < 1e-3 * values["fit"][0]
-    assert values["sum"][-1] < 1e-3 * values["sum"][0]
-    assert_close(train(1e6)[0][0], expected[0], 1e-3)
 
 
 # --- Errors ---
