@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.typing import ArrayLike
@@ -160,6 +161,11 @@ def balance_terms(
                     "update(..., values=values), or choose power=0."
                 )
             _check_names("values", values, names)
+            for name in names:
+                if shape := np.shape(values[name]):
+                    raise ValueError(
+                        f"the value of {name!r} must be a scalar, got shape {shape}."
+                    )
             w *= _pull(vector(values), scales, _scale.real(power, dtype))
         divisors = jnp.maximum(averages, scales / _LARGEST_PULL)
         factors = _scale.gain(divisors, w, of_zero=0.0)

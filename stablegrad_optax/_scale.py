@@ -77,9 +77,10 @@ def gain(
     largest = float(jnp.finfo(sigma.dtype).max)
     # Elements are at most 16 √N σ, and so in range times any gain.
     rho = jnp.clip(real(reference, sigma.dtype), 0, largest / 2**32)
-    bound: ArrayLike = largest
+    # XLA multiplies by the inverse of a constant, which has to be a normal number.
+    bound = jnp.asarray(largest / 8, sigma.dtype)
     if max_gain is not None:
-        bound = jnp.maximum(real(max_gain, sigma.dtype), 0)
+        bound = jnp.clip(real(max_gain, sigma.dtype), 0, bound)
     divisor = jnp.where(is_zero, 1, jnp.maximum(sigma, rho / bound))
     # The division comes last: XLA does not repeat it in every leaf that takes the gain.
     return jnp.where(is_zero, of_zero, rho) / divisor
