@@ -45,11 +45,11 @@ def boundary(params, points):
 @pytest.mark.parametrize("sign", ["-", "+"])
 def test_the_step_for_loss_terms_trains(sign):
     names = run_side(DIFFS[0], sign, residual=residual, boundary=boundary)
-    params = {"kernel": normal(2, 16), "bias": normal(16), "last": normal(16) / 4}
+    params = {"kernel": normal(2, 32), "bias": normal(32), "last": normal(32) / 4}
     points = normal(32, 2)
     before = residual(params, points), boundary(params, points)
     state = names["tx"].init(params)
-    for _ in range(100):
+    for _ in range(200):
         params, state = names["train_step"](params, state, points, points)
     after = residual(params, points), boundary(params, points)
     assert after[0] < before[0] / 2
