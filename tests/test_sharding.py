@@ -116,8 +116,30 @@ def mesh(shape, names=("data", "model"), **options):
     return Mesh(devices.reshape(shape), names[: len(shape)], **options)
 
 
-def place(tree, mesh, spec):
-    shardings = jax.tree.map(lambda x: NamedSharding(mesh, spec(x)), tree)
+# How kernels and biases are split.
+LAYOUTS = {
+    "fsdp": (P("data", None), P("data")),
+    "columns": (P(None, "data"), P("data")),
+    "rows": (P("data", None), P()),  # a bias is added after the sum over rows
+    "rows and columns": (P("data", "model"), P("model")),
+    "kernels": (P("data", "model"), P()),
+    "all axes": (P(("data", "model")), P(("data", "model"))),
+    "replicated": (P(), P()),
+    "stack": (P("data"), P("data")),
+    "within the stack": (P(None, None, "data"), P(None, "data")),
+    "stack and columns": (P("data", None, "model"), P("data", "model")),
+}
+
+
+def specs(tree, layout):
+    kernel, bias = LAYOUTS[layout]
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: kernel if path[-1].key == "kernel" else bias, tree
+    )
+
+
+def place(tree, mesh, layout):
+    shardings = jax.tree.map(lambda p: NamedSharding(mesh, p), specs(tree, layout))
     return jax.device_put(tree, shardings)
 
 
@@ -166,7 +188,7 @@ def collectives(compiled):
     ],
 )
 def test_collectives_are_read_from_a_program(function, spec, kind, size):
-    x = place(jnp.ones((16, 24)), mesh((8,)), over_rows)
+    x = jax.device_put(jnp.ones((16, 24)), NamedSharding(mesh((8,)), P("data")))
     jitted = jax.jit(function, out_shardings=NamedSharding(mesh((8,)), spec))
     ((found, sizes),) = collectives(jitted.lower(x).compile())
     assert (found, sum(sizes)) == (kind, size)
@@ -180,74 +202,34 @@ def assert_only_statistics_travel(compiled, largest):
     return moved
 
 
-# --- How a leaf may be split ---
-
-
-def over_largest_axis(leaf):
-    """Fully sharded data parallel."""
-    names = [None] * leaf.ndim
-    names[int(np.argmax(leaf.shape))] = "data"
-    return P(*names)
-
-
-def over_columns(leaf):
-    return P(*[None] * (leaf.ndim - 1), "data")
-
-
-def over_rows(leaf):
-    """The bias, which is added after the sum over rows, is on all devices."""
-    return P("data", None) if leaf.ndim == 2 else P(None)
-
-
-def over_both_axes(leaf):
-    return P("data", "model") if leaf.ndim == 2 else P("model")
-
-
-def over_the_stack(leaf):
-    return P("data", *[None] * (leaf.ndim - 1))
-
-
-def within_the_stack(leaf):
-    return P(None, *over_largest_axis(leaf[0]))
-
-
-def over_the_stack_and_columns(leaf):
-    return P("data", *[None] * (leaf.ndim - 2), "model")
-
-
-def on_all_devices(leaf):
-    """Every element is counted by every device, which is harmless."""
-    return P()
-
-
 # --- jit: global arrays, of which each device holds a part ---
 
 
 @pytest.mark.parametrize(
-    ("name", "spec", "shape", "axis_type"),
+    ("name", "layout", "shape", "axis_type"),
     [
-        pytest.param(name, spec, shape, axis_type, marks=marks)
-        for names, spec, shape, axis_type, marks in [
-            (TRANSFORMATIONS, over_largest_axis, (1,), "Auto", FSDP),
-            (TRANSFORMATIONS, over_largest_axis, (2,), "Auto", FSDP),
-            (FLAT, over_largest_axis, (8,), "Auto", FSDP),
-            (TRANSFORMATIONS, over_columns, (8,), "Auto", TENSOR_PARALLEL),
-            (TRANSFORMATIONS, over_rows, (8,), "Auto", TENSOR_PARALLEL),
-            (FLAT, over_both_axes, (2, 4), "Auto", [FSDP, TENSOR_PARALLEL]),
-            (FLAT, over_both_axes, (2, 4), "Explicit", EXPLICIT),
-            (STACKED, over_the_stack, (8,), "Auto", LAYER_SHARDED),
-            (STACKED, within_the_stack, (8,), "Auto", LAYER_SHARDED),
-            (STACKED, over_the_stack_and_columns, (2, 4), "Auto", LAYER_SHARDED),
-            (STACKED, over_the_stack_and_columns, (2, 4), "Explicit", EXPLICIT),
+        pytest.param(name, layout, shape, axis_type, marks=marks)
+        for names, layout, shape, axis_type, marks in [
+            (TRANSFORMATIONS, "fsdp", (1,), "Auto", FSDP),
+            (TRANSFORMATIONS, "fsdp", (2,), "Auto", FSDP),
+            (FLAT, "fsdp", (8,), "Auto", FSDP),
+            (TRANSFORMATIONS, "columns", (8,), "Auto", TENSOR_PARALLEL),
+            (TRANSFORMATIONS, "rows", (8,), "Auto", TENSOR_PARALLEL),
+            (FLAT, "rows and columns", (2, 4), "Auto", [FSDP, TENSOR_PARALLEL]),
+            (FLAT, "rows and columns", (2, 4), "Explicit", EXPLICIT),
+            (STACKED, "stack", (8,), "Auto", LAYER_SHARDED),
+            (STACKED, "within the stack", (8,), "Auto", LAYER_SHARDED),
+            (STACKED, "stack and columns", (2, 4), "Auto", LAYER_SHARDED),
+            (STACKED, "stack and columns", (2, 4), "Explicit", EXPLICIT),
         ]
         for name in names
     ],
 )
-def test_jit(name, spec, shape, axis_type):
+def test_jit(name, layout, shape, axis_type):
     """Also in JAX's explicit mode, where shardings are in the types."""
     function = FUNCTIONS[name]
     devices = mesh(shape, axis_types=(getattr(AxisType, axis_type),) * len(shape))
-    sharded = place(function.gradients(), devices, spec)
+    sharded = place(function.gradients(), devices, layout)
     with jax.set_mesh(devices):
         compiled = jax.jit(function.call).lower(sharded).compile()
     result = compiled(sharded)
@@ -257,7 +239,7 @@ def test_jit(name, spec, shape, axis_type):
     moved = assert_only_statistics_travel(compiled, function.largest)
     # Layers that are whole on one device need no sum over devices. Others do: the
     # check above had something to look at.
-    assert bool(moved) == (shape != (1,) and spec is not over_the_stack)
+    assert bool(moved) == (shape != (1,) and layout != "stack")
 
 
 def network():
@@ -322,8 +304,8 @@ def test_jit_training_fully_sharded():
     expected, _ = train(network(), batch())
     first, last = expected[0]["values"], expected[-1]["values"]
     assert all(last[name] < first[name] for name in TERMS)
-    placed = place(network(), mesh((8,)), over_largest_axis)
-    data = place(batch(), mesh((8,)), over_rows)
+    placed = place(network(), mesh((8,)), "fsdp")
+    data = jax.device_put(batch(), NamedSharding(mesh((8,)), P("data")))
     history, (params, moments) = train(placed, data)
     assert_close(history, expected, rtol=1e-4)
     assert_same_shardings(params, placed)
@@ -333,42 +315,33 @@ def test_jit_training_fully_sharded():
 # --- shard_map: each device runs the function on its part ---
 
 
-def over_all_devices(leaf):
-    return P(("data", "model"))
-
-
-def kernels_over_both_axes(leaf):
-    """The bias is on all devices, and has to get the same gain on all."""
-    return P("data", "model") if leaf.ndim == 2 else P()
-
-
 @pytest.mark.parametrize(
-    ("name", "spec", "shape", "axis_name"),
+    ("name", "layout", "shape", "axis_name"),
     [
-        ("stablegrad", over_rows, (8,), "data"),
-        ("stablegrad-rms", over_columns, (8,), ["data"]),
-        ("stablegrad", over_rows, (2, 4), "data"),
-        ("stablegrad", kernels_over_both_axes, (4, 2), ("model", "data")),
-        ("stablegrad", on_all_devices, (8,), "data"),
-        ("stablegrad-stacked", within_the_stack, (8,), "data"),
+        ("stablegrad", "rows", (8,), "data"),
+        ("stablegrad-rms", "columns", (8,), ["data"]),
+        ("stablegrad", "rows", (2, 4), "data"),
+        ("stablegrad", "kernels", (4, 2), ("model", "data")),
+        ("stablegrad", "replicated", (8,), "data"),
+        ("stablegrad-stacked", "within the stack", (8,), "data"),
         # Split between its layers, a stack needs no axis.
-        ("stablegrad-stacked", over_the_stack, (8,), None),
-        ("layer_scales", over_largest_axis, (8,), "data"),
-        ("balance_terms", over_largest_axis, (8,), "data"),
-        ("balance_terms", over_all_devices, (2, 4), ("data", "model")),
-        ("term_scales", over_largest_axis, (8,), "data"),
-        ("term_alignment", over_all_devices, (4, 2), ["data", "model"]),
+        ("stablegrad-stacked", "stack", (8,), None),
+        ("layer_scales", "fsdp", (8,), "data"),
+        ("balance_terms", "fsdp", (8,), "data"),
+        ("balance_terms", "all axes", (2, 4), ("data", "model")),
+        ("term_scales", "fsdp", (8,), "data"),
+        ("term_alignment", "all axes", (4, 2), ["data", "model"]),
     ],
 )
 @SHARD_MAP
-def test_shard_map(name, spec, shape, axis_name):
+def test_shard_map(name, layout, shape, axis_name):
     function = FUNCTIONS[name]
-    sharded = place(function.gradients(), mesh(shape), spec)
+    sharded = place(function.gradients(), mesh(shape), layout)
     mapped = jax.shard_map(
         functools.partial(function.call, axis_name=axis_name),
         mesh=mesh(shape),
-        in_specs=(jax.tree.map(spec, sharded),),
-        out_specs=jax.tree.map(spec, function.like(sharded)) or P(),
+        in_specs=(specs(sharded, layout),),
+        out_specs=specs(function.like(sharded), layout) or P(),
     )
     compiled = jax.jit(mapped).lower(sharded).compile()
     assert_close(compiled(sharded), function.on_one_device())
