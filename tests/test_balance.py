@@ -174,10 +174,21 @@ def test_what_is_not_finite_is_visible_and_not_remembered(bad):
         assert state.mean_squares[name] == expected.mean_squares[name]
 
 
-def test_a_negative_value_is_visible():
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_a_negative_value_is_visible(power):
     grads, values = random_grads(), VALUES | {"b": -1.0}
-    assert not np.isfinite(elements(first_update(grads, values)[0])).any()
+    total, _ = first_update(grads, values, power=power)
+    assert not np.isfinite(elements(total)).any()
     assert np.isfinite(elements(first_update(grads, values, power=0.0)[0])).all()
+
+
+def test_a_power_that_is_zero_while_running():
+    @jax.jit
+    def update(power):
+        tx = sg.balance_terms(NAMES, power=power)
+        return tx.update(random_grads(), tx.init(None), values=VALUES | {"b": 0.0})
+
+    assert_close(update(0.0)[0], first_update(random_grads(), power=0.0)[0])
 
 
 # --- Dtypes and kinds of leaves ---
@@ -362,6 +373,7 @@ FP8 = {"params": TERM, "_overwrite_with_gradient": {"scale": jnp.ones(1)}}
         ([TERM] * 3, VALUES, "grads must be a dict.*list"),
         (TERMS, {"a": 1.0}, r"values.*'a', 'b', 'c'.*\('a',\)"),
         (TERMS, 1.0, "values must be a dict.*float"),
+        (TERMS, VALUES | {"a": (1.0,)}, r"'a' must be a scalar, got shape \(1,\)"),
         (TERMS | {"b": {}}, VALUES, "no floating-point elements"),
         (dict.fromkeys(NAMES, FP8), VALUES, "leaf '_overwrite_with_gradient/scale'"),
     ],

@@ -246,6 +246,7 @@ def test_sequences(container, kinds, layers):
 
 def test_a_masked_item_leaves_the_others_where_they_are():
     assert_layers([w("0"), optax.MaskedNode(), w("2"), b("2")])
+    assert_layers([optax.MaskedNode(), w("1"), b("1"), w("3"), b("3")])
 
 
 @containers

@@ -111,7 +111,17 @@ def test_beyond_the_range_it_is_finite_and_not_larger_than_it_came(dtype):
 
 
 def test_large_references_are_finite():
-    chex.assert_tree_all_finite(apply(network(), reference=1e37))
+    grads = network() | {"small": random_layer(4, 4, 1e-17)}
+    chex.assert_tree_all_finite(apply(grads, reference=1e37))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
+def test_a_bias_beyond_the_dtype_saturates(dtype):
+    largest = float(jnp.finfo(dtype).max)
+    kernel = jnp.asarray([[1e-4, -1e-4]], dtype)
+    got = apply({"kernel": kernel, "bias": jnp.asarray([largest, -1.0], dtype)})
+    assert np.isfinite(wide(got["bias"])).all()
+    assert got["bias"][0].real == largest
 
 
 @pytest.mark.parametrize("leaf", ["kernel", "bias"])
@@ -280,8 +290,9 @@ def test_scheduled_options_and_a_schedule_that_falls_below_zero():
         assert_close(updates, expected, 1e-2)
 
 
-def test_a_scheduled_max_gain_may_start_at_zero():
-    updates = jax.jit(lambda bound: update(network(), max_gain=bound))(0.0)
+@pytest.mark.parametrize("bound", [0.0, -1.0])
+def test_a_scheduled_max_gain_may_fall_to_zero_and_below(bound):
+    updates = jax.jit(lambda bound: update(network(), max_gain=bound))(bound)
     chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, network()))
 
 
