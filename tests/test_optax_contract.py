@@ -288,7 +288,7 @@ def check_against_base(row, head, base, gradients, **tolerances):
     updates, _ = run(tx, gradients, traces=traces, unknown=1.0, **head.extra_args)
 
     def seen(made, grads):
-        if grads.keys() != made.keys():
+        if row.mask is everything:
             return made
         return jax.tree.map(lambda m, a, b: a if m else b, row.mask(made), made, grads)
 
