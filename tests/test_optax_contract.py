@@ -442,7 +442,6 @@ def zeros(grads):
 
 multi_steps = pytest.mark.compatible("wrapper", "optax.MultiSteps")
 apply_if_finite = pytest.mark.compatible("wrapper", "optax.apply_if_finite")
-inject_hyperparams = pytest.mark.compatible("wrapper", "optax.inject_hyperparams")
 
 
 @multi_steps
@@ -488,26 +487,7 @@ def test_apply_if_finite_goes_on_as_if_a_bad_step_had_not_been(case, head, value
         assert optax.tree.get(state, "counts") == {"residual": 3, "boundary": 2}
 
 
-@inject_hyperparams
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    ("head", "options"), [(STABLEGRAD, ["reference", "max_gain"]), (BALANCE, ["power"])]
-)
-def test_injected_options_follow_their_schedules(head, options, dtype):
-    schedule = optax.linear_schedule(1.0, 0.5, 2)
-    tx = optax.inject_hyperparams(head.make)(**dict.fromkeys(options, schedule))
-    extra_args = head.extra_args if head is BALANCE else {}
-    gradients = head.gradients(dtype)[:3]
-    updates, _ = run(tx, gradients, **extra_args)
-    for step in range(3):
-        fixed = head.make(**dict.fromkeys(options, float(schedule(step))))
-        expected, _ = run(fixed, gradients, **extra_args)
-        # The numbers come as coarse as the leaves.
-        tolerance = 1e-5 if dtype == "float32" else 2e-2
-        assert_close(updates[step], expected[step], rtol=tolerance, atol=tolerance)
-
-
-@inject_hyperparams
+@pytest.mark.compatible("wrapper", "optax.inject_hyperparams")
 def test_an_injected_stack_axis_asks_for_static_args():
     tx = optax.inject_hyperparams(sg.stablegrad)(stack_axis=0)
     with pytest.raises(ValueError, match=r"stack_axis .* static_args"):
