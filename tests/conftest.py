@@ -36,21 +36,21 @@ collect_ignore = [
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
     """Compiles each program of a module but once, and leaves JAX as it was."""
-    names = ("jax_enable_x64", "jax_default_matmul_precision")
-    before = {name: getattr(jax.config, name) for name in names}
     cache = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
-    before |= {name: getattr(jax.config, name) for name in cache}
-    for name, value in cache.items():
-        jax.config.update(name, value)
-    # Where the cache is, is looked up once.
-    compilation_cache.reset_cache()
+    names = ["jax_enable_x64", "jax_default_matmul_precision", *cache]
+    before = {name: getattr(jax.config, name) for name in names}
+
+    def configure(settings):
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # where it is, is looked up once
+
+    configure(cache)
     yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    configure(before)
 
 
 # --- What the compatibility table of the docs is made of ---
@@ -123,14 +123,8 @@ class _CompatibilityReport:
         for key, value in report.user_properties:
             if key == "compatible":
                 kind, name = value
-                self.outcomes.append(
-                    {
-                        "kind": kind,
-                        "name": name,
-                        "test": report.nodeid,
-                        "outcome": report.outcome,
-                    }
-                )
+                outcome = {"test": report.nodeid, "outcome": report.outcome}
+                self.outcomes.append({"kind": kind, "name": name} | outcome)
 
     def pytest_sessionfinish(self):
         self.outcomes.sort(key=lambda o: (o["kind"], o["name"], o["test"]))

@@ -171,17 +171,6 @@ def test_what_cannot_be_differentiated_is_named(losses, params, error, message):
         sg.value_and_grad_of_terms(losses)(params)
 
 
-def test_the_arrays_of_an_equinox_module():
-    params, static = eqx.partition(MLP, eqx.is_inexact_array)
-
-    def losses(params):
-        model = eqx.combine(params, static)
-        return {"u": model(jnp.ones(2))[0], "v": model(jnp.zeros(2))[0]}
-
-    _, grads = jax.jit(sg.value_and_grad_of_terms(losses))(params)
-    assert_close(grads, jax.jit(jax.jacrev(losses))(params), 1e-6)
-
-
 # --- Scales and angles ---
 
 
