@@ -28,7 +28,6 @@ if hasattr(providers, "is_local_module_file"):
 
 # Scripts for processes of their own, which pytest would import in search of doctests.
 collect_ignore = [
-    "contract_x64_checks.py",
     "multiprocess_worker.py",
 ]
 
