@@ -69,7 +69,7 @@ def stablegrad(
 
     A layer whose gradient is zero passes unchanged. A single element has its magnitude
     for scale. A finite gradient gives a finite update: no weight element exceeds
-    :math:`17 \rho \sqrt N`, and other leaves saturate. A NaN makes its layer NaN, and an
+    :math:`17 \rho \sqrt N`, and other leaves saturate. A NaN makes its layer NaN; an
     Inf becomes NaN in its place; other layers do not change. Leaves that are not
     floating-point numbers pass through.
 
