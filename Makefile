@@ -13,7 +13,7 @@ QUICK_COMPILATION := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
   XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test compatibility constraints lint types docs results overhead dist clean
+.PHONY: help demo test constraints lint types docs results overhead dist clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -32,12 +32,7 @@ demo: $(VENV)/.examples
 	$(BIN)/python -m examples.pinn demo --out demo
 
 test: $(VENV)/.test $(VENV)/.integrations
-	$(QUICK_COMPILATION) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet \
-	  --compatibility-report=$(VENV)/compatibility.json
-
-# Writes the table of docs/compatibility.md from the tests that ran last.
-compatibility:
-	$(BIN)/python -m tests.compatibility_table $(VENV)/compatibility.json
+	$(QUICK_COMPILATION) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

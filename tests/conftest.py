@@ -1,9 +1,7 @@
 """Settings that hold for every test: the devices, and hypothesis profiles."""
 
 import gc
-import json
 import os
-from pathlib import Path
 
 import hypothesis
 import jax
@@ -52,19 +50,7 @@ def compiled_once(tmp_path_factory):
     configure(before)
 
 
-# --- What the compatibility table of the docs is made of ---
-#
-# A test with the mark `compatible(kind, name)` shows that StableGrad works with `name`.
-# `--compatibility-report FILE` writes what became of each; tests/compatibility_table.py
-# makes the table of it.
-
-
 def pytest_addoption(parser):
-    parser.addoption(
-        "--compatibility-report",
-        type=Path,
-        help="JSON file for the outcomes of tests marked `compatible`",
-    )
     parser.addoption(
         "--platform",
         choices=("cpu", "gpu", "tpu"),
@@ -75,16 +61,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     _choose_platform(config.getoption("--platform"))
-    config.addinivalue_line(
-        "markers",
-        "compatible(kind, name): shows that StableGrad works with `name`, a wrapper, "
-        "optimizer, framework or form of parallelism",
-    )
     config.addinivalue_line("markers", "program: of the examples and benchmarks")
     config.addinivalue_line("markers", "smoke: runs a program from end to end, quickly")
-    report = config.getoption("--compatibility-report")
-    if report is not None and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_CompatibilityReport(report))
 
 
 def _choose_platform(platform):
@@ -99,32 +77,3 @@ def _choose_platform(platform):
         raise pytest.UsageError(
             f"--platform {platform}: JAX runs on {jax.default_backend()} here"
         )
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        for marker in item.iter_markers("compatible"):
-            kind, name = marker.args
-            # User properties reach the controlling process from xdist's workers.
-            item.user_properties.append(("compatible", [kind, name]))
-
-
-class _CompatibilityReport:
-    """Collects outcomes, and writes them when the session ends."""
-
-    def __init__(self, path):
-        self.path = path
-        self.outcomes = []
-
-    def pytest_runtest_logreport(self, report):
-        if report.when != "call" and report.passed:
-            return  # setup and teardown count only where they end the test
-        for key, value in report.user_properties:
-            if key == "compatible":
-                kind, name = value
-                outcome = {"test": report.nodeid, "outcome": report.outcome}
-                self.outcomes.append({"kind": kind, "name": name} | outcome)
-
-    def pytest_sessionfinish(self):
-        self.outcomes.sort(key=lambda o: (o["kind"], o["name"], o["test"]))
-        self.path.write_text(json.dumps(self.outcomes, indent=1) + "\n")

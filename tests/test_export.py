@@ -20,10 +20,6 @@ import stablegrad_optax as sg
 PLATFORMS = ("cpu", "cuda", "tpu")
 TERMS = ("classes", "weights")
 
-on_all_platforms = pytest.mark.compatible(
-    "accelerator", "`jax.export` for CUDA and TPU"
-)
-
 
 def initial_params(dtype):
     """A convolution, three dense layers in one leaf, and a dense layer."""
@@ -112,7 +108,6 @@ def custom_calls(program):
     return set(re.findall(r"custom_call\s*@(\w+)", program.mlir_module()))
 
 
-@on_all_platforms
 def test_lowers_to_plain_stablehlo_for_all_platforms(exported):
     """No kernel that only one platform has, and no call of the host."""
     _, _, program = exported
@@ -124,7 +119,6 @@ def test_lowers_to_plain_stablehlo_for_all_platforms(exported):
     assert not program.unordered_effects
 
 
-@on_all_platforms
 def test_the_exported_step_is_the_jitted_step(exported):
     """On this machine's CPU, from the file that another machine would read."""
     step, (leaves, *batch), program = exported

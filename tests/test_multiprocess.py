@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 WORKER = Path(__file__).with_name("multiprocess_worker.py")
 STEPS = 12
@@ -76,7 +75,6 @@ def values_of(reports):
     return np.array([list(report["values"].values()) for report in reports])
 
 
-@pytest.mark.compatible("parallelism", "several processes (`jax.distributed`)")
 def test_two_processes_train_as_one_and_go_on_after_one_is_killed(tmp_path):
     ((status, (alone, *expected), messages),) = run(tmp_path / "one", 1)
     assert status == 0, messages

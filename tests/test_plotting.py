@@ -4,13 +4,12 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib import colors
 
 import stablegrad_optax as sg
-
-plt = pytest.importorskip("matplotlib.pyplot")
-colors = pytest.importorskip("matplotlib.colors")
 
 # Three layers over four steps, from vanishing to exploding.
 HISTORY = {

@@ -1,4 +1,4 @@
-"""`__all__`, the API page and the docstrings tell of the same names."""
+"""`__all__`, the pages and the docstrings tell of the same names."""
 
 import inspect
 import operator
@@ -11,7 +11,9 @@ import pytest
 
 import stablegrad_optax as sg
 
-API_PAGE = Path(__file__).parents[1] / "docs" / "api.md"
+TESTS = Path(__file__).parent
+DOCS = TESTS.parent / "docs"
+API_PAGE = DOCS / "api.md"
 
 FUNCTIONS = [
     "balance_terms",
@@ -54,6 +56,14 @@ def test_all_is_what_the_contract_names():
 )
 def test_the_api_page_has_every_public_name_and_no_other(named):
     assert sorted(re.findall(named, API_PAGE.read_text())) == PUBLIC
+
+
+def test_the_compatibility_page_names_tests_that_are_there():
+    page = (DOCS / "compatibility.md").read_text()
+    shown = re.findall(r"\| `([\w/]+\.py)::(\w+)` \|$", page, re.MULTILINE)
+    assert len(shown) == page.count("\n|") - 2  # all rows but the head
+    for file, test in shown:
+        assert f"\ndef {test}(" in (TESTS / file).read_text()
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from definitions import random_layer
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -26,30 +27,13 @@ DEPTH = 8  # layers in a stack: one for each device
 TERMS = ("data", "residual")
 
 
-def parallel(name):
-    return pytest.mark.compatible("parallelism", name)
-
-
-FSDP = parallel("jit, FSDP-sharded")
-TENSOR_PARALLEL = parallel("jit, tensor-parallel")
-LAYER_SHARDED = parallel("jit, layer-sharded (stacked)")
-EXPLICIT = parallel("jit, `AxisType.Explicit`")
-SHARD_MAP = parallel("`shard_map` with `axis_name`")
-DATA_PARALLEL = parallel("data parallel (`pmean`)")
-
-
 @functools.cache
 def gradients(seed=0):
     """A small layer and a large one, of different scales."""
-    rng = np.random.default_rng(seed)
-
-    def layer(shape, scale):
-        return {
-            "kernel": jnp.asarray(rng.normal(0.2, 1, shape) * scale, jnp.float32),
-            "bias": jnp.asarray(rng.normal(0, 1, shape[1]) * scale, jnp.float32),
-        }
-
-    return {"small": layer((16, 32), 1.0), "large": layer((256, 128), 1e2)}
+    return {
+        "small": random_layer(16, 32, 1.0, seed=seed),
+        "large": random_layer(64, 48, 1e2, seed=seed),
+    }
 
 
 @functools.cache
@@ -208,19 +192,17 @@ def assert_only_statistics_travel(compiled, largest):
 @pytest.mark.parametrize(
     ("name", "layout", "shape", "axis_type"),
     [
-        pytest.param(name, layout, shape, axis_type, marks=marks)
-        for names, layout, shape, axis_type, marks in [
-            (TRANSFORMATIONS, "fsdp", (1,), "Auto", FSDP),
-            (TRANSFORMATIONS, "fsdp", (2,), "Auto", FSDP),
-            (FLAT, "fsdp", (8,), "Auto", FSDP),
-            (TRANSFORMATIONS, "columns", (8,), "Auto", TENSOR_PARALLEL),
-            (TRANSFORMATIONS, "rows", (8,), "Auto", TENSOR_PARALLEL),
-            (FLAT, "rows and columns", (2, 4), "Auto", [FSDP, TENSOR_PARALLEL]),
-            (FLAT, "rows and columns", (2, 4), "Explicit", EXPLICIT),
-            (STACKED, "stack", (8,), "Auto", LAYER_SHARDED),
-            (STACKED, "within the stack", (8,), "Auto", LAYER_SHARDED),
-            (STACKED, "stack and columns", (2, 4), "Auto", LAYER_SHARDED),
-            (STACKED, "stack and columns", (2, 4), "Explicit", EXPLICIT),
+        (name, layout, shape, axis_type)
+        for names, layout, shape, axis_type in [
+            (TRANSFORMATIONS, "fsdp", (1,), "Auto"),
+            (TRANSFORMATIONS, "fsdp", (2,), "Auto"),
+            (FLAT, "fsdp", (8,), "Auto"),
+            (TRANSFORMATIONS, "rows", (8,), "Auto"),
+            (TRANSFORMATIONS, "rows and columns", (2, 4), "Auto"),
+            (FLAT, "rows and columns", (2, 4), "Explicit"),
+            (STACKED, "stack", (8,), "Auto"),
+            (STACKED, "within the stack", (8,), "Auto"),
+            (STACKED, "stack and columns", (2, 4), "Explicit"),
         ]
         for name in names
     ],
@@ -244,14 +226,8 @@ def test_jit(name, layout, shape, axis_type):
 
 def network():
     """Parameters of a tanh network from 8 inputs to 8 outputs."""
-    rng = np.random.default_rng(0)
-    return [
-        {
-            "kernel": jnp.asarray(rng.normal(0, n**-0.5, (n, m)), jnp.float32),
-            "bias": jnp.zeros(m),
-        }
-        for n, m in itertools.pairwise((8, 64, 64, 8))
-    ]
+    widths = itertools.pairwise((8, 32, 8))
+    return [random_layer(n, m, n**-0.5, seed=n) for n, m in widths]
 
 
 def batch(size=64):
@@ -260,9 +236,9 @@ def batch(size=64):
 
 
 def predict(params, x, y):
-    for layer in params[:-1]:
-        x = jnp.tanh(x @ layer["kernel"] + layer["bias"])
-    return x @ params[-1]["kernel"] + params[-1]["bias"]
+    first, last = params
+    x = jnp.tanh(x @ first["kernel"] + first["bias"])
+    return x @ last["kernel"] + last["bias"]
 
 
 def mean_squared(predictions, x, y):
@@ -299,7 +275,6 @@ def train(params, data, steps=8):
     return history, (params, optax.tree.get(state, "mu"))
 
 
-@FSDP
 def test_jit_training_fully_sharded():
     expected, _ = train(network(), batch())
     first, last = expected[0]["values"], expected[-1]["values"]
@@ -333,22 +308,40 @@ def test_jit_training_fully_sharded():
         ("term_alignment", "all axes", (4, 2), ["data", "model"]),
     ],
 )
-@SHARD_MAP
 def test_shard_map(name, layout, shape, axis_name):
     function = FUNCTIONS[name]
     sharded = place(function.gradients(), mesh(shape), layout)
-    mapped = jax.shard_map(
-        functools.partial(function.call, axis_name=axis_name),
-        mesh=mesh(shape),
-        in_specs=(specs(sharded, layout),),
-        out_specs=specs(function.like(sharded), layout) or P(),
-    )
+    mapped = in_shard_map(function, sharded, layout, shape, axis_name)
     compiled = jax.jit(mapped).lower(sharded).compile()
     assert_close(compiled(sharded), function.on_one_device())
     assert_only_statistics_travel(compiled, function.largest)
 
 
-@parallel("`pmap`")
+def in_shard_map(function, sharded, layout, shape, axis_name):
+    return jax.shard_map(
+        functools.partial(function.call, axis_name=axis_name),
+        mesh=mesh(shape),
+        in_specs=(specs(sharded, layout),),
+        out_specs=specs(function.like(sharded), layout) or P(),
+    )
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_the_derivative_through_shard_map_is_that_on_one_device(name):
+    function = FUNCTIONS[name]
+    sharded = place(function.gradients(), mesh((2, 4)), "all axes")
+    mapped = in_shard_map(function, sharded, "all axes", (2, 4), ("data", "model"))
+
+    def derivative(update):
+        def objective(grads):
+            return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(update(grads)))
+
+        return jax.device_get(jax.jit(jax.grad(objective))(sharded))
+
+    # The scale of a gradient divides its derivative.
+    assert_close(derivative(mapped), derivative(function.call), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.skipif(not hasattr(jax, "pmap"), reason="this JAX has no pmap")
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_parts_along_a_mapped_axis(name):
@@ -380,7 +373,6 @@ def average(x):
     return jax.lax.pmean(x, "data")
 
 
-@DATA_PARALLEL
 def test_averages_are_taken_first():
     """Of gradients and values; neither transformation is linear in them."""
 
@@ -401,7 +393,6 @@ def test_averages_are_taken_first():
         assert_close(last, expected, rtol=1e-2, atol=1e-2)
 
 
-@DATA_PARALLEL
 def test_a_loss_averaged_over_devices_has_the_gradient_of_the_full_batch():
     """With check_vma, shard_map's default, grad itself sums over devices."""
     mapped = on_parts_of_a_batch(
@@ -411,7 +402,6 @@ def test_a_loss_averaged_over_devices_has_the_gradient_of_the_full_batch():
     assert_close(mapped(network(), *batch()), jax.device_get(expected), rtol=1e-4)
 
 
-@DATA_PARALLEL
 def test_the_reference_of_parts_of_a_batch_is_that_of_the_whole():
     """Not the average of the parts' own: the scales of their gradients differ."""
     x, y = batch()
@@ -435,7 +425,6 @@ def test_the_reference_of_parts_of_a_batch_is_that_of_the_whole():
 # --- Many networks at once ---
 
 
-@parallel("`vmap` over seeds")
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_vmap_over_seeds(name):
     """A network for each seed, spread over devices, which have nothing to tell."""

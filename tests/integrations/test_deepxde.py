@@ -4,7 +4,6 @@ DeepXDE takes its backend from the environment when it is imported, and writes a
 into the home directory where there is none: it is imported in a process of its own.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -13,15 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 import regression
 from regression import WIDTH
 
 import stablegrad_optax as sg
 
 
-@pytest.mark.compatible("framework", "DeepXDE (JAX)")
-@pytest.mark.skipif(not importlib.util.find_spec("deepxde"), reason="no DeepXDE")
 def test_in_a_process_of_its_own():
     result = subprocess.run(
         [sys.executable, __file__],

@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,10 +11,6 @@ import regression
 from regression import DEPTH, WIDTH
 
 import stablegrad_optax as sg
-
-eqx = pytest.importorskip("equinox")
-
-EQUINOX = pytest.mark.compatible("framework", "Equinox")
 
 
 # recipe: train step
@@ -101,7 +98,6 @@ def layer_of(linear):
     return linear.weight.mT, linear.bias
 
 
-@EQUINOX
 @pytest.mark.parametrize("stacked", [False, True])
 def test_layers_are_trained_as_layers_of_their_own(stacked):
     def unstack(model):
@@ -121,7 +117,6 @@ def test_layers_are_trained_as_layers_of_their_own(stacked):
     regression.check_layers(opt_state, unstack)
 
 
-@EQUINOX
 def test_loss_terms():
     model = create(DeepNetwork, DEPTH, WIDTH)
     tx = regression.balanced()

@@ -11,8 +11,6 @@ from regression import x, y
 
 import stablegrad_optax as sg
 
-TRAIN_STATE = pytest.mark.compatible("framework", "Flax Linen `TrainState`")
-
 
 class Network(nn.Module):
     @nn.compact
@@ -79,7 +77,6 @@ def train_step_with_reference(state, x, y):
 # end recipe
 
 
-@TRAIN_STATE
 def test_train_state_that_forwards_the_reference():
     state = create(network, TrainState, regression.observed(optax.sgd(1e-2)))
     predictions = predict(state.params, x, y)
@@ -105,7 +102,6 @@ def train_step_by_terms(state, x, y):
 # end recipe
 
 
-@TRAIN_STATE
 def test_train_state_with_loss_terms():
     state = create(network, TrainState, regression.balanced())
     state, history = regression.train(train_step_by_terms, state, steps=30)
@@ -157,8 +153,6 @@ def stack_axis_of(network):
 # end recipe
 
 
-@TRAIN_STATE
-@pytest.mark.compatible("framework", "Flax `nn.scan`")
 @pytest.mark.parametrize("axis", [0, 1])
 def test_scanned_layers_are_trained_as_layers_of_their_own(axis):
     def unstack(tree):

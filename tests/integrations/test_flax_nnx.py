@@ -12,9 +12,6 @@ from regression import DEPTH, SIZES, STEPS, WIDTH, x, y
 
 import stablegrad_optax as sg
 
-OPTIMIZER = pytest.mark.compatible("framework", "Flax NNX `nnx.Optimizer`")
-STACKED = pytest.mark.compatible("framework", "Flax `nnx.vmap` / `nnx.scan`")
-
 
 def create(build, tx):
     """A model of the shapes that `build(rngs)` makes, and its optimizer."""
@@ -74,7 +71,6 @@ def train_step_with_reference(model, optimizer, x, y):
 # end recipe
 
 
-@OPTIMIZER
 def test_optimizer_forwards_the_reference():
     model, optimizer = create(network, regression.observed(optax.sgd(1e-2)))
     reference = regression.scale_of_prediction_gradient(model(x))
@@ -100,7 +96,6 @@ def train_step_by_terms(model, optimizer, x, y):
 # end recipe
 
 
-@OPTIMIZER
 def test_optimizer_with_loss_terms():
     model, optimizer = create(network, regression.balanced())
     history = [train_step_by_terms(model, optimizer, x, y) for _ in range(30)]
@@ -179,8 +174,6 @@ def stack_axis_of(model):
 # end recipe
 
 
-@OPTIMIZER
-@STACKED
 @pytest.mark.parametrize("axis", [0, 1])
 def test_scanned_layers_are_trained_as_layers_of_their_own(axis):
     def build(rngs):
@@ -226,7 +219,6 @@ def train_ensemble(ensemble, optimizer, x, y):
 # end recipe
 
 
-@STACKED
 def test_members_of_an_ensemble_are_trained_as_if_alone():
     base = optax.sgd(1e-2)
     tx = optax.chain(sg.stablegrad(stack_axis=0), base)

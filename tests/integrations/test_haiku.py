@@ -1,5 +1,6 @@
 """Haiku: two-level dicts, with the paper's reference, and layer_stack."""
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,8 +9,6 @@ import regression
 from regression import DEPTH, SIZES, WIDTH, x
 
 import stablegrad_optax as sg
-
-hk = pytest.importorskip("haiku")
 
 
 # recipe: train step
@@ -57,7 +56,6 @@ def stack_axis(path, leaf):
 # end recipe
 
 
-@pytest.mark.compatible("framework", "Haiku")
 @pytest.mark.parametrize(
     ("network", "stack_axis"), [(network, None), (deep_network, stack_axis)]
 )

@@ -1,8 +1,10 @@
 """jinns: a Poisson equation, whose coefficient is found from observations."""
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jinns
 import numpy as np
 import optax
 import pytest
@@ -11,14 +13,8 @@ from regression import WIDTH
 
 import stablegrad_optax as sg
 
-eqx = pytest.importorskip("equinox")
-jinns = pytest.importorskip("jinns")
-
 # jinns silences it when it is imported; pytest starts from its own filters.
 pytestmark = pytest.mark.filterwarnings(r"ignore:Using `field\(init=False\)`")
-
-
-JINNS = pytest.mark.compatible("framework", "jinns")
 
 
 # recipe: solve
@@ -115,7 +111,6 @@ def problem():
     return u, params, observations
 
 
-@JINNS
 def test_inverse_problem():
     u, params, observations = problem()
     loss, points = of_poisson(u, params)
@@ -133,7 +128,6 @@ def test_inverse_problem():
     assert before == after != 0
 
 
-@JINNS
 def test_loss_terms():
     u, start, observations = problem()
     loss, points = of_poisson(u, start)

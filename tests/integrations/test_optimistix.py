@@ -2,16 +2,13 @@
 
 import jax
 import optax
-import pytest
+import optimistix as optx
 import regression
 from regression import TERMS, WIDTH, losses, x, y
 
 import stablegrad_optax as sg
 
-optx = pytest.importorskip("optimistix")
-
 STEPS = 100
-OPTIMISTIX = pytest.mark.compatible("framework", "optimistix")
 
 
 def loss_fn(layers, data):
@@ -29,7 +26,6 @@ def minimise(loss_fn, params, data, tx, max_steps):
 # end recipe
 
 
-@OPTIMISTIX
 def test_it_trains_until_the_tolerances_are_met():
     layers = regression.initial_layers()
     tx = regression.observed(optax.sgd(optax.cosine_decay_schedule(3e-3, STEPS)))
@@ -65,7 +61,6 @@ def finish(losses, params, weights, data, max_steps):
 # end recipe
 
 
-@OPTIMISTIX
 def test_a_solver_goes_on_with_the_weights_of_the_last_step():
     tx = regression.balanced()
 

@@ -3,6 +3,7 @@
 import chex
 import jax
 import optax
+import orbax.checkpoint as ocp
 import pytest
 import regression
 import test_flax_linen as linen
@@ -12,9 +13,6 @@ from regression import STEPS, TERMS, x, y
 
 import stablegrad_optax as sg
 
-ocp = pytest.importorskip("orbax.checkpoint")
-
-ORBAX = pytest.mark.compatible("checkpoint", "orbax")
 BASE = optax.adam(1e-2)
 # Some state of their own, and none.
 TX = optax.chain(sg.balance_terms(TERMS), sg.stablegrad(), BASE)
@@ -118,7 +116,6 @@ class InPlace:
 clients = pytest.mark.parametrize("client", [Linen, InPlace])
 
 
-@ORBAX
 @clients
 def test_training_goes_on_bit_for_bit(client, tmp_path):
     """The memory of balance_terms is part of the state."""
@@ -130,7 +127,6 @@ def test_training_goes_on_bit_for_bit(client, tmp_path):
     chex.assert_trees_all_equal(resumed.state, uninterrupted.state)
 
 
-@ORBAX
 @clients
 def test_a_checkpoint_made_without_it_keeps_the_state_of_the_base(client, tmp_path):
     older, resumed = client(BASE), client(TX)
