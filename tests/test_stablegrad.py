@@ -1,7 +1,5 @@
 """The transformation: γ = ρ / σ for each layer, and nothing else changed."""
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,8 +9,6 @@ import pytest
 from definitions import assert_close, random_layer, rescaled, scale, wide
 
 import stablegrad_optax as sg
-
-jit_or_not = pytest.mark.parametrize("transform", [jax.jit, lambda f: f], ids="jn")
 
 
 def network(width=4, dtype="float32"):
@@ -33,27 +29,18 @@ def update(grads, reference=None, **options):
     return updates
 
 
-@functools.cache
-def compiled(**options):
-    return jax.jit(functools.partial(update, **options))
-
-
-def apply(grads, reference=1.0, **options):
-    """Jitted, and compiled once for all gradients of the same shapes."""
-    return compiled(**options)(grads, reference)
+apply = jax.jit(update)
 
 
 # --- The formula ---
 
 
-@jit_or_not
+@pytest.mark.parametrize("transform", [jax.jit, lambda f: f], ids=["jit", "eager"])
 @pytest.mark.parametrize("statistic", ["std", "rms"])
-@pytest.mark.parametrize("reference", [0.25, 40.0])
-def test_the_update_is_the_formula(transform, statistic, reference):
-    grads = network()
-    tx = sg.stablegrad(reference, statistic=statistic)
-    updates, _ = transform(tx.update)(grads, tx.init(grads))
-    expected = {n: rescaled(g, reference, statistic) for n, g in grads.items()}
+def test_the_update_is_the_formula(transform, statistic):
+    tx = sg.stablegrad(40.0, statistic=statistic)
+    updates, _ = transform(tx.update)(network(), tx.init(None))
+    expected = {n: rescaled(g, 40.0, statistic) for n, g in network().items()}
     assert_close(updates, expected)
 
 
@@ -62,27 +49,6 @@ def test_the_reference_of_a_step_replaces_that_of_the_constructor(default):
     tx = sg.stablegrad(default)
     updates, _ = tx.update(network(), tx.init(None), reference=jnp.float32(2.0))
     assert_close(updates, {n: rescaled(g, 2.0) for n, g in network().items()})
-
-
-@jit_or_not
-@pytest.mark.parametrize("group_by", ["layer", "leaf", "tree"])
-def test_structure_shapes_and_dtypes_are_kept(transform, group_by):
-    dtypes = "float16", "bfloat16", "float32", "complex64"
-    grads = {dtype: network(dtype=dtype)["Dense_1"] for dtype in dtypes} | {
-        "none": None,
-        "masked": optax.MaskedNode(),
-        "count": jnp.arange(3),
-        "norm": {"scale": jnp.ones(4)},
-        "nothing": {"kernel": jnp.ones((0, 4))},
-    }
-    if transform is not jax.jit:  # no argument of a jitted function
-        grads["float0"] = np.zeros(2, jax.dtypes.float0)
-    updates = transform(functools.partial(update, group_by=group_by))(grads)
-    chex.assert_trees_all_equal_structs(updates, grads)
-    chex.assert_trees_all_equal_shapes_and_dtypes(updates, grads)
-    chex.assert_trees_all_equal(updates["count"], grads["count"])
-    if group_by != "tree":
-        chex.assert_trees_all_equal(updates["norm"], grads["norm"])
 
 
 def test_python_and_numpy_scalars():
@@ -110,34 +76,9 @@ def test_beyond_the_range_it_is_finite_and_not_larger_than_it_came(dtype):
             assert 0.5 < np.std(wide(got)) < 17
 
 
-def test_large_references_are_finite():
-    grads = network() | {"small": random_layer(4, 4, 1e-17)}
-    chex.assert_tree_all_finite(apply(grads, reference=1e37))
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
-def test_a_bias_beyond_the_dtype_saturates(dtype):
-    largest = float(jnp.finfo(dtype).max)
-    kernel = jnp.asarray([[1e-4, -1e-4]], dtype)
-    got = apply({"kernel": kernel, "bias": jnp.asarray([largest, -1.0], dtype)})
-    assert np.isfinite(wide(got["bias"])).all()
-    assert got["bias"][0].real == largest
-
-
-@pytest.mark.parametrize("leaf", ["kernel", "bias"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_stays_in_its_layer_and_stays_visible(bad, leaf):
-    grads = network()
-    expected = apply(grads)
-    broken = grads["Dense_1"][leaf].at[(0,) * grads["Dense_1"][leaf].ndim].set(bad)
-    grads["Dense_1"] = grads["Dense_1"] | {leaf: broken}
-    updates = apply(grads)
-    got = updates.pop("Dense_1")
-    assert not np.isfinite(got[leaf].ravel()[0])
-    if leaf == "kernel":  # from which the scale is taken
-        others = np.concatenate([got["kernel"].ravel()[1:], got["bias"]])
-        assert (np.isnan(others) if np.isnan(bad) else others == 0).all()
-    assert_close(updates, {name: expected[name] for name in updates})
+def test_large_references_and_biases_are_finite():
+    small = random_layer(4, 4, 1e-17) | {"bias": jnp.array([3e38, -1.0, 0.0, 1e-17])}
+    chex.assert_tree_all_finite(apply(network() | {"small": small}, 1e37))
 
 
 def test_the_update_is_continuous_where_elements_are_nearly_equal():
@@ -150,21 +91,21 @@ def test_the_update_is_continuous_where_elements_are_nearly_equal():
     assert np.abs(np.diff(np.log(gains))).max() < 0.2
 
 
-@pytest.mark.parametrize("size", [1e-12, 1e-3, 1e12])
-def test_the_derivative_is_that_of_the_formula(size):
+def test_the_derivative_is_that_of_the_formula():
     x, weights = (random_layer(6, 5, seed=s)["kernel"] for s in (0, 1))
 
     @jax.jit
     @jax.grad
-    def got(x):
-        return jnp.sum(weights * update([x * jnp.float32(size)])[0])
+    def got(x, size):
+        return jnp.sum(weights * update([x * size])[0])
 
     @jax.jit
     @jax.grad
     def expected(x):
         return jnp.sum(weights * x / jnp.std(x))
 
-    assert_close(got(x), expected(x), 1e-4)
+    for size in (1e-12, 1e-3, 1e12):
+        assert_close(got(x, size), expected(x), 1e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -183,42 +124,45 @@ SIZES = [4, 10_000, 16_384, 16_385, 120_000]
 CONSTANTS = [0.0, 1e-14, 1e-5, -1.0, 3e4, 1e9]
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("group_by", ["layer", "leaf", "tree", "stacked"])
-def test_a_constant_gradient(size, group_by):
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_constant_gradient(stacked):
     """Its scale is a sixteenth of its magnitude; zeros pass unchanged."""
-    if group_by == "stacked":
-        shape, options = (2, size, 1), {"stack_axis": 0}
-    else:
-        shape, options = (size, 1), {"group_by": group_by}
+    stack, options = ((2,), {"stack_axis": 0}) if stacked else ((), {})
 
     @jax.jit
     def updates():
-        layers = [
-            {"kernel": jnp.full(shape, c), "bias": jnp.ones(2)} for c in CONSTANTS
-        ]
-        return [update(layer, 0.5, **options) for layer in layers]
+        return {
+            (size, c): update(
+                {
+                    "kernel": jnp.full((*stack, size, 1), c),
+                    "bias": jnp.ones((*stack, 2)),
+                },
+                0.5,
+                **options,
+            )
+            for size in SIZES
+            for c in CONSTANTS
+        }
 
-    for constant, got in zip(CONSTANTS, updates(), strict=True):
+    for (_, constant), got in updates().items():
         gain = 8 / abs(constant) if constant else 1
         np.testing.assert_allclose(got["kernel"], gain * constant, rtol=1e-3)
-        bias = 1 if group_by == "leaf" else gain
-        np.testing.assert_allclose(got["bias"], bias, rtol=1e-3)
+        np.testing.assert_allclose(got["bias"], gain, rtol=1e-3)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_gradient_that_xla_can_compute_while_it_compiles(size):
+def test_a_gradient_that_xla_can_compute_while_it_compiles():
     @jax.jit
     def updates():
-        ramp = jnp.arange(size, dtype=jnp.float32)[:, None] - size / 3
-        return update({"a": [1e-13 * ramp], "b": [1e9 * ramp]})
+        ramps = [jnp.arange(n, dtype=jnp.float32)[:, None] - n / 3 for n in SIZES]
+        return [update({"a": [1e-13 * x], "b": [1e9 * x]}) for x in ramps]
 
-    ramp = np.arange(size)[:, None] - size / 3
-    expected = [ramp / np.std(ramp)]
-    assert_close(updates(), {"a": expected, "b": expected}, 1e-3)
+    for size, got in zip(SIZES, updates(), strict=True):
+        ramp = np.arange(size)[:, None] - size / 3
+        expected = [ramp / np.std(ramp)]
+        assert_close(got, {"a": expected, "b": expected}, 1e-3)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [4, 16_385])
 def test_layers_that_the_loss_leaves_out_or_holds_pass_as_zeros(size):
     """The recipe of the README, with an unused head, and frozen layers beside it."""
     ones = jnp.ones((size, 1))
@@ -257,25 +201,6 @@ def test_layers_that_the_loss_leaves_out_or_holds_pass_as_zeros(size):
 # --- In a training step ---
 
 
-def test_chain_inside_scan_and_vmap():
-    tx = optax.chain(sg.stablegrad(), optax.adam(1e-2))
-
-    @jax.jit
-    def train(params):
-        def step(carry, _):
-            params, state = carry
-            updates, state = tx.update(params, state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=5)
-        return params
-
-    seeds = [network(), jax.tree.map(lambda x: 2 * x - 1, network())]
-    stack = lambda *x: jnp.stack(x)  # noqa: E731
-    got = jax.vmap(train)(jax.tree.map(stack, *seeds))
-    assert_close(got, jax.tree.map(stack, *map(train, seeds)), 1e-4)
-
-
 def test_scheduled_options_and_a_schedule_that_falls_below_zero():
     tx = optax.inject_hyperparams(sg.stablegrad, static_args=("group_by", "statistic"))(
         reference=optax.linear_schedule(2.0, -1.0, 3), max_gain=1e30, group_by="layer"
@@ -290,16 +215,11 @@ def test_scheduled_options_and_a_schedule_that_falls_below_zero():
         assert_close(updates, expected, 1e-2)
 
 
-@pytest.mark.parametrize("bound", [0.0, -1.0])
-def test_a_scheduled_max_gain_may_fall_to_zero_and_below(bound):
-    updates = jax.jit(lambda bound: update(network(), max_gain=bound))(bound)
-    chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, network()))
-
-
-def test_unknown_extra_arguments_and_no_params():
-    tx = sg.stablegrad()
-    updates, _ = tx.update(network(), tx.init(None), None, value=1.0, grad_fn=print)
-    chex.assert_trees_all_equal(updates, apply(network()))
+def test_a_scheduled_max_gain_may_fall_to_zero_and_below():
+    bounded = jax.jit(lambda bound: update(network(), max_gain=bound))
+    for bound in (0.0, -1.0):
+        updates = bounded(bound)
+        chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, network()))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -326,9 +246,7 @@ def test_the_program_has_no_condition_and_no_copy_of_the_gradients(dtype):
     ("options", "message"),
     [
         ({"group_by": "module"}, "group_by must be one of 'layer', 'leaf', 'tree'"),
-        ({"group_by": None}, "group_by must be one of"),
         ({"statistic": "max"}, "statistic must be one of 'std', 'rms'"),
-        ({"statistic": None}, "statistic must be one of"),
         ({"reference": -1.0}, "reference must not be negative, got -1.0"),
         ({"reference": np.nan}, "reference must not be negative, got nan"),
         ({"reference": [1.0, 2.0]}, r"reference must be a scalar, got shape \(2,\)"),

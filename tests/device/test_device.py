@@ -78,7 +78,12 @@ def test_zeros_pass_and_what_is_not_finite_stays_in_its_layer(bad):
     if bad == 0:
         jax.tree.map(np.testing.assert_array_equal, got, broken)
     else:
-        assert not any(np.isfinite(layer["kernel"][1, 2]) for layer in got)
+        for layer in got:
+            kernel = np.array(layer["kernel"])
+            assert not np.isfinite(kernel[1, 2])
+            kernel[1, 2] = kernel[0, 0]
+            others = np.concatenate([kernel.ravel(), layer["bias"]])
+            assert (np.isnan(others) if np.isnan(bad) else others == 0).all()
     assert_close(untouched, list(map(rescaled, layers())), 2e-5)
 
 
