@@ -63,10 +63,12 @@ def balanced(grads, values, importance, decay, power):
             else 0
             for k, w in importance.items()
         }
-        terms = [
-            jax.tree.map(lambda x, w=w: w * wide(x), g[k]) for k, w in weights.items()
-        ]
-        total = jax.tree.map(lambda *x: sum(x), *terms)
+        with np.errstate(invalid="ignore"):  # 0 times Inf
+            terms = [
+                jax.tree.map(lambda x, w=w: w * wide(x), g[k])
+                for k, w in weights.items()
+            ]
+            total = jax.tree.map(lambda *x: sum(x), *terms)
         yield total, weights, dict(m), dict(t)
 
 
