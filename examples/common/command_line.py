@@ -1,33 +1,35 @@
 """Command lines: errors name the option, in one line, with an exit code of 2."""
 
-import dataclasses
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import tyro
 
 from examples.common.runs import RunError
 
 
 def run(
-    command: Any,
-    do: Callable[[Any], None],
+    commands: dict[str, Callable[..., None]],
+    arguments: Sequence[str] | None,
     *,
-    arguments: Sequence[str] | None = None,
     program: str,
     description: str | None,
 ) -> int:
-    """Parses the command line into `command` by tyro, and does it.
+    """Runs the command that the arguments name; its parameters are the options.
 
     Returns:
       The exit code: 0, that of a RunError, 2 for a file that cannot be read or written,
       130 if interrupted. What tyro cannot parse, it names itself and exits with 2.
     """
+    matplotlib.use("agg")
     try:
-        do(tyro.cli(command, args=arguments, prog=program, description=description))
+        tyro.extras.subcommand_cli_from_dict(
+            commands, args=arguments, prog=program, description=description
+        )
     except (RunError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return getattr(error, "code", 2)
@@ -55,18 +57,6 @@ def checked_settings(cls: Any, out: Path, settings: Mapping[str, Any]) -> Any:
             f"the settings of {out} are not those of this program: {reason}."
         ) from None
     return config
-
-
-def defaults(cls: Any) -> dict[str, Any]:
-    """The default values of a configuration class."""
-    fields = dataclasses.fields(cls)
-    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
-
-
-def given(options: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Those of the named options that the user gave: the others are None."""
-    values = {name: getattr(options, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def checked(runs: Mapping[str, Any], only: str) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import tyro
 from rich import box
 from rich.console import Console
@@ -18,41 +19,12 @@ from examples.common.runs import Run, RunError, read_json
 
 Record = dict[str, Any]
 """The name of a finished run, and what its metrics.json holds."""
-Scores = Sequence[np.ndarray] | np.ndarray
-"""For each learning rate those of its seeds; seeds that all rates have come first."""
 Paths = tyro.conf.Positional[tuple[Path, ...]]
 
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """Figures of a run, into its folder."""
-
-    run: Path
-    """Folder of the run."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Collect:
-    """One JSON file of several finished runs: settings and results."""
-
-    runs: Paths
-    """Folders of finished runs."""
-    out: Path
-    """File for the records."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Compare:
-    """One table and one figure of several runs.
-
-    The figure is over learning rates if all runs have the same depth or model.
-    Otherwise it is over depth or model, each method at its best rate.
-    """
-
-    runs: Paths
-    """Folders of finished runs, or files that `collect` wrote."""
-    out: Path = Path("comparison.png")
-    """File for the figure."""
+SHOWN = {"lr", "norm", "optimizer", "order", "scale_control"}
+"""Settings that are in the name of a method, or on an axis."""
+IGNORED = {"seed", "seeds", "chunk", "log_every", "checkpoint_every"}
+"""Settings that do not tell one method from another."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,27 +34,34 @@ class Measure:
     name: str
     key: str
     """The key of the scores in metrics.json."""
-    scores: Callable[[Record], Scores]
-    """Those of a record."""
     lower_is_better: bool
     threshold: float
     """A seed counts as trained if its score is better."""
-    limits: tuple[float, float]
-    """Scores outside are drawn at these limits: a failed run may have any score."""
+    highest: float
+    """Scores above are drawn there: a failed run may have any score."""
 
-    def best_rate(self, scores: Scores) -> int:
-        """The index of the learning rate with the best median.
+    def scores(self, record: Record) -> np.ndarray:
+        """By learning rate and seed; infinity or 0 where training stopped."""
+        # What is not finite is null in JSON, and NaN here.
+        values = np.array(record[self.key], float)
+        failed = np.isnan(values) | (np.array(record.get("stopped_at_step", -1)) >= 0)
+        values = np.where(failed, np.inf if self.lower_is_better else 0.0, values)
+        return values.reshape(np.size(record["settings"]["lr"]), -1)
 
-        Rates are compared by the same number of seeds, the smallest of any rate.
+    def at_best_rate(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the learning rate with the best median.
+
+        Rates are compared by the seeds that all of them have, if there are any.
         """
-        common = min(map(len, scores))
-        medians = [np.median(seeds[:common]) for seeds in scores]
-        return int(np.argmin(medians) if self.lower_is_better else np.argmax(medians))
+        rates = rows.groupby("seed")["lr"].transform("nunique")
+        medians = rows[rates == rates.max()].groupby("lr")["score"].median()
+        best = medians.idxmin() if self.lower_is_better else medians.idxmax()
+        return rows[rows["lr"] == best]
 
-    def trained(self, scores: np.ndarray) -> int:
-        """How many seeds trained."""
-        better = np.less if self.lower_is_better else np.greater
-        return int(np.sum(better(scores, self.threshold)))
+    def trained(self, scores: pd.Series) -> str:
+        """How many of the seeds trained."""
+        better = pd.Series.lt if self.lower_is_better else pd.Series.gt
+        return f"{better(scores, self.threshold).sum()}/{len(scores)}"
 
     @property
     def good(self) -> str:
@@ -92,23 +71,11 @@ class Measure:
         return f"{'<' if self.lower_is_better else '>'} {self.threshold:g}"
 
 
-def quartiles(scores: np.ndarray) -> tuple[float, float, float]:
+def quartiles(scores: pd.Series) -> tuple[float, float, float]:
     """Lower quartile, median and upper quartile of the seeds; may be infinite."""
     # "nearest": there is nothing between a number and infinity.
     low, high = np.quantile(scores, [0.25, 0.75], method="nearest")
     return float(low), float(np.median(scores)), float(high)
-
-
-@dataclasses.dataclass(frozen=True)
-class Axis:
-    """A setting whose values are the x axis of a figure that compares methods."""
-
-    setting: str
-    label: str
-    ignored: frozenset[str]
-    """Settings that do not tell one method from another."""
-    defaults: Mapping[str, Any]
-    """Values of settings that older records do not have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,17 +84,15 @@ class Judge:
 
     measures: tuple[Measure, ...]
     """The first that all runs have is what they are judged by."""
-    axis: Axis
+    axis: str
+    """The setting on the x axis of a figure that compares methods over it."""
+    defaults: Mapping[str, Any]
+    """Values of settings that older records do not have."""
     speed: str
     """The key in metrics.json of how fast a run was."""
-    together: Callable[[list[Record]], list[Record]] = lambda runs: runs
-    """Makes one record of the runs that belong together."""
 
     def read(self, paths: Iterable[Path]) -> list[Record]:
         """The records of folders of runs and of files of collected ones."""
-        return self.together(self._each(paths))
-
-    def _each(self, paths: Iterable[Path]) -> list[Record]:
         found: list[Record] = []
         keys = {measure.key for measure in self.measures}
         for path in paths:
@@ -148,16 +113,44 @@ class Judge:
             raise RunError("this needs the folders of one run or more.")
         return found
 
-    def measure_of(self, found: list[Record]) -> Measure:
+    def measure_of(self, found: Sequence[Record]) -> Measure:
         """What runs are judged by: the first measure that all of them have."""
         for measure in self.measures:
             if all(measure.key in run for run in found):
                 return measure
         raise RunError("these runs have no score in common.")
 
-    def show(self, found: list[Record], console: Console) -> None:
-        """Prints a table: each record at its best learning rate."""
+    def rows(self, found: Sequence[Record]) -> pd.DataFrame:
+        """A row for each score: its run, method, place on the axis, rate and seed."""
         measure = self.measure_of(found)
+        settings = [{"seed": 0, **self.defaults, **run["settings"]} for run in found]
+        # By their texts: a setting may be a list.
+        texts = pd.DataFrame(settings).drop(columns=[*SHOWN, *IGNORED], errors="ignore")
+        texts = texts.drop(columns=self.axis).astype(str)
+        varying = texts.columns[texts.nunique() > 1]
+        runs = pd.DataFrame(
+            {
+                "run": [record["name"] for record in found],
+                "method": [method_of(s, varying) for s in settings],
+                "place": [s[self.axis] for s in settings],
+                "first_seed": [s["seed"] for s in settings],
+                "speed": [record[self.speed] for record in found],
+                "lr": [np.atleast_1d(s["lr"]).tolist() for s in settings],
+                "score": [measure.scores(record).tolist() for record in found],
+            }
+        )
+        rates = runs.explode(["lr", "score"]).reset_index(names="number")
+        rows = rates.explode("score").astype({"lr": float, "score": float})
+        rows["seed"] = rows["first_seed"] + rows.groupby(level=0).cumcount()
+        # Runs that differ in nothing that the name of a method shows.
+        twice = rows.duplicated(["method", "place", "lr", "seed"], keep=False)
+        names = (rows["number"] + 1).astype(str) + ": " + rows["run"]
+        alike = rows["method"].isin(rows["method"][twice])
+        return rows.assign(method=names.where(alike, rows["method"]))
+
+    def show(self, found: Sequence[Record]) -> None:
+        """Prints a table: each method at its best learning rate."""
+        measure, rows = self.measure_of(found), self.rows(found)
         table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
         table.caption = (
             f"{measure.name} at the best learning rate, median and quartiles over seeds"
@@ -166,92 +159,100 @@ class Judge:
         speed = self.speed.replace("_per_", "/")
         for column in ("lr", "median", "quartiles", measure.good, speed):
             table.add_column(column, justify="right", no_wrap=True)
-        for record in found:
-            scores = measure.scores(record)
-            index = measure.best_rate(scores)
+        several_places = rows["place"].nunique() > 1
+        for (method, place), group in rows.groupby(["method", "place"], sort=False):
+            name = f"{self.axis} {place}, {method}" if several_places else method
+            if group["number"].nunique() == 1:
+                name = group["run"].iloc[0] or name
+            best, speed = measure.at_best_rate(group), group["speed"].median()
             digits = ".2e" if measure.lower_is_better else ".4f"
-            low, median, high = (f"{x:{digits}}" for x in quartiles(scores[index]))
-            rate = record[self.speed]
+            low, median, high = (f"{x:{digits}}" for x in quartiles(best["score"]))
             table.add_row(
-                record["name"],
-                f"{record['settings']['lr'][index]:g}",
+                name,
+                f"{best['lr'].iloc[0]:g}",
                 median,
                 f"{low} - {high}",
-                f"{measure.trained(scores[index])}/{len(scores[index])}",
-                "-" if rate is None else f"{rate:.1f}",
+                measure.trained(best["score"]),
+                "-" if np.isnan(speed) else f"{speed:.1f}",
             )
-        console.print(table, soft_wrap=False)
+        Console().print(table)
 
-    def collect(self, options: Collect, console: Console) -> None:
-        found = self._each(options.runs)
-        save(found, options.out)
-        console.print(f"{len(found)} runs: {options.out}", soft_wrap=True)
+    def draw(self, found: Sequence[Record], path: Path) -> None:
+        """Median and quartiles of the seeds above, how many of them trained below."""
+        measure, rows = self.measure_of(found), self.rows(found)
+        x = "lr" if rows["place"].nunique() == 1 else "place"
+        if x == "place":
+            each = rows.groupby(["method", "place"], sort=False)
+            rows = pd.concat(measure.at_best_rate(group) for _, group in each)
+        # Numbers in their order, names as they come.
+        is_number = pd.api.types.is_numeric_dtype(rows[x])
+        rows["tick"], ticks = pd.factorize(rows[x], sort=is_number)
+        methods = rows.groupby("method", sort=False)
+        number = len(methods)
+        figure, (above, below) = plt.subplots(
+            2,
+            1,
+            figsize=(9, 4.5 + 0.25 * number),
+            sharex=True,
+            height_ratios=[3.5, 0.25 * number],
+            layout="constrained",
+        )
+        below.set_yticks(range(number), [name for name, _ in methods])
+        for row, (_, of_method) in enumerate(methods):
+            color = plt.get_cmap("tab20")((2 * row + row // 10) % 20)
+            below.get_yticklabels()[row].set_color(color)
+            scores = dict(iter(of_method.groupby("tick")["score"]))
+            for tick, of_tick in scores.items():
+                trained = measure.trained(of_tick)
+                below.text(tick, row, trained, ha="center", va="center")
+            bands = np.array([quartiles(of_tick) for of_tick in scores.values()])
+            low, median, high = np.minimum(bands, measure.highest).T
+            # Lines that share an x stand side by side.
+            places = np.add(list(scores), 0.4 * ((row + 0.5) / number - 0.5))
+            bars = np.maximum([median - low, high - median], 0)
+            above.errorbar(places, median, bars, color=color, marker="o", capsize=3)
+        above.set_yscale("log" if measure.lower_is_better else "linear")
+        above.set_ylabel(f"{measure.name}\nmedian and quartiles of seeds")
+        above.grid(which="both", axis="y", alpha=0.2)
+        below.set_title(f"seeds with {measure.name} {measure.good}", fontsize="medium")
+        below.set(xlabel="learning rate" if x == "lr" else self.axis)
+        below.set(xlim=(-0.5, len(ticks) - 0.5), ylim=(number - 0.5, -0.5))
+        below.set_xticks(
+            range(len(ticks)), [f"{at:g}" if is_number else at for at in ticks]
+        )
+        pictures.save(figure, path)
 
-    def compare(self, options: Compare, console: Console) -> None:
-        if options.out.suffix != ".png":
-            raise RunError(f"--out must end in .png, got {options.out}.")
-        found = self.read(options.runs)
-        self.show(found, console)
-        draw(found, options.out, self.measure_of(found), self.axis)
-        console.print(f"Figure: {options.out}", soft_wrap=True)
+    def collect(self, runs: Paths, out: Path) -> None:
+        """One JSON file of several finished runs: settings and results.
+
+        Args:
+          runs: Folders of finished runs.
+          out: File for the records.
+        """
+        found = self.read(runs)
+        save(found, out)
+        print(f"{len(found)} runs: {out}")
+
+    def compare(self, runs: Paths, out: Path = Path("comparison.png")) -> None:
+        """One table and one figure of several runs.
+
+        The figure is over learning rates if all runs have the same depth or model.
+        Otherwise it is over depth or model, each method at its best rate.
+
+        Args:
+          runs: Folders of finished runs, or files that `collect` wrote.
+          out: File for the figure.
+        """
+        if out.suffix != ".png":
+            raise RunError(f"--out must end in .png, got {out}.")
+        found = self.read(runs)
+        self.show(found)
+        self.draw(found, out)
+        print(f"Figure: {out}")
 
 
-def save(records: Sequence[Record], path: Path) -> None:
-    """Writes records to a file, one line for each run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(record, allow_nan=False) for record in records)
-    path.write_text('{"runs": [\n' + lines + "\n]}\n")
-
-
-def lines(
-    records: Sequence[Record], measure: Measure, axis: Axis
-) -> dict[str, dict[Any, np.ndarray]]:
-    """For each method its scores over the axis, at its best learning rate.
-
-    Over learning rates if all records have one value on the axis. Those that differ
-    only in their rates are taken together; if some differ in nothing that labels show,
-    each record is by itself.
-    """
-    labels = method_labels(records, axis)
-    places = [record["settings"][axis.setting] for record in records]
-    points = [
-        (label, place, rate)
-        for label, place, record in zip(labels, places, records, strict=True)
-        for rate in record["settings"]["lr"]
-    ]
-    if len(set(points)) < len(points):
-        labels = [f"{i + 1}: {record['name']}" for i, record in enumerate(records)]
-    methods: dict[str, dict[Any, dict[float, np.ndarray]]] = {}
-    for label, place, record in zip(labels, places, records, strict=True):
-        by_rate = zip(record["settings"]["lr"], measure.scores(record), strict=True)
-        methods.setdefault(label, {}).setdefault(place, {}).update(by_rate)
-    if len(set(places)) == 1:
-        return {label: rates for label, at in methods.items() for rates in at.values()}
-
-    def best(by_rate: dict[float, np.ndarray]) -> np.ndarray:
-        scores = list(by_rate.values())
-        return scores[measure.best_rate(scores)]
-
-    return {
-        label: {place: best(by_rate) for place, by_rate in at.items()}
-        for label, at in methods.items()
-    }
-
-
-def method_labels(records: Sequence[Record], axis: Axis) -> list[str]:
+def method_of(settings: Mapping[str, Any], varying: Iterable[str]) -> str:
     """Norm, scale control and optimizer, and the other settings that differ."""
-    settings = [{**axis.defaults, **record["settings"]} for record in records]
-    shown = {axis.setting, "lr", "norm", "optimizer", "order", "scale_control"}
-    varying = [
-        name
-        for name in (settings[0] if settings else ())
-        if name not in axis.ignored | shown
-        and len({str(s.get(name)) for s in settings}) > 1
-    ]
-    return [_label(s, varying) for s in settings]
-
-
-def _label(settings: dict[str, Any], varying: Sequence[str]) -> str:
     control = settings["scale_control"]
     parts = [control, settings["optimizer"]]
     if settings.get("order") == "after":
@@ -265,43 +266,8 @@ def _label(settings: dict[str, Any], varying: Sequence[str]) -> str:
     return ", ".join([method, *others])
 
 
-def draw(records: Sequence[Record], path: Path, measure: Measure, axis: Axis) -> None:
-    """Median and quartiles of the seeds above, how many of them trained below."""
-    methods = lines(records, measure, axis)
-    one_place = len({record["settings"][axis.setting] for record in records}) == 1
-    xs = list(dict.fromkeys(x for scores in methods.values() for x in scores))
-    if not any(isinstance(x, str) for x in xs):
-        xs.sort()
-    rows = len(methods)
-    figure, (above, below) = plt.subplots(
-        2,
-        1,
-        figsize=(9, 4.5 + 0.25 * rows),
-        sharex=True,
-        height_ratios=[3.5, 0.25 * rows],
-        layout="constrained",
-    )
-    below.set_yticks(range(rows), methods)
-    for row, scores in enumerate(methods.values()):
-        places = [xs.index(x) for x in scores]
-        bands = np.clip([quartiles(x) for x in scores.values()], *measure.limits)
-        low, median, high = bands.T
-        color = plt.get_cmap("tab20")((2 * row + row // 10) % 20)
-        # Lines that share an x stand side by side.
-        side_by_side = np.add(places, 0.4 * ((row + 0.5) / rows - 0.5))
-        bars = np.maximum([median - low, high - median], 0)
-        above.errorbar(side_by_side, median, bars, color=color, marker="o", capsize=3)
-        below.get_yticklabels()[row].set_color(color)
-        for place, x in zip(places, scores.values(), strict=True):
-            trained = f"{measure.trained(x)}/{len(x)}"
-            below.text(place, row, trained, ha="center", va="center")
-    above.set_yscale("log" if measure.lower_is_better else "linear")
-    above.set_ylabel(f"{measure.name}\nmedian and quartiles of seeds")
-    above.grid(which="both", axis="y", alpha=0.2)
-    below.set_title(f"seeds with {measure.name} {measure.good}", fontsize="medium")
-    below.set(xlabel="learning rate" if one_place else axis.label)
-    below.set(xlim=(-0.5, len(xs) - 0.5), ylim=(rows - 0.5, -0.5))
-    below.set_xticks(
-        range(len(xs)), [x if isinstance(x, str) else f"{x:g}" for x in xs]
-    )
-    pictures.save(figure, path)
+def save(records: Sequence[Record], path: Path) -> None:
+    """Writes records to a file, one line for each run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(record, allow_nan=False) for record in records)
+    path.write_text('{"runs": [\n' + lines + "\n]}\n")

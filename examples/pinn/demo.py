@@ -1,6 +1,5 @@
 """The demo: two problems by fixed weights of the conditions and by balanced terms."""
 
-import dataclasses
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ from examples.common.runs import Run
 from examples.pinn.config import Config
 from examples.pinn.figures import curves, image, on_grid
 from examples.pinn.run import train
-from examples.pinn.scores import JUDGE, SCORE, final_errors
+from examples.pinn.scores import JUDGE, SCORE, final_scores
 
 BALANCED = "balanced, no weight"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -35,48 +34,43 @@ CASES: dict[str, dict[str, Any]] = {
 """What was used for the figure of docs/loss_terms.md, in fewer steps."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Demo:
-    """Train two PINNs by three weights of the conditions and without, and draw them."""
-
-    out: Path = Path("demo")
-    """Folder for the runs, the figure and the numbers."""
-    steps: int = 1000
-    """Steps of each method."""
-    seeds: int = 3
-    """Initial weights and sequences of points; the same for every method."""
-
-    def runs(self) -> dict[str, Config]:
-        """The run of each problem and method; all of them checked."""
-        runs = {
-            f"{problem}, {method}": Config(
-                self.out / f"{problem}, {method}",
-                problem=problem,
-                steps=self.steps,
-                seeds=self.seeds,
-                resume=True,
-                **case,
-                **options,
-            )
-            for problem, case in CASES.items()
-            for method, (_, options) in METHODS.items()
-        }
-        return command_line.checked(runs, only="")
+def runs(out: Path, steps: int, seeds: int) -> dict[str, Config]:
+    """The run of each problem and method; all of them checked."""
+    runs = {
+        f"{problem}, {method}": Config(
+            out / f"{problem}, {method}",
+            problem=problem,
+            steps=steps,
+            seeds=seeds,
+            resume=True,
+            **case,
+            **options,
+        )
+        for problem, case in CASES.items()
+        for method, (_, options) in METHODS.items()
+    }
+    return command_line.checked(runs, only="")
 
 
-def run(options: Demo, console: Console) -> None:
-    """Trains what is not trained yet, and writes a table, a figure and the numbers."""
-    runs = options.runs()
+def demo(out: Path = Path("demo"), steps: int = 1000, seeds: int = 3) -> None:
+    """Train two PINNs by three weights of the conditions and without, and draw them.
+
+    Args:
+      out: Folder for the runs, the figure and the numbers.
+      steps: Steps of each method.
+      seeds: Initial weights and sequences of points; the same for every method.
+    """
+    configs, console = runs(out, steps, seeds), Console(soft_wrap=True)
     # In threads: a program of small steps leaves cores idle.
-    with ThreadPoolExecutor(len(runs)) as pool, progress.Bars(console) as bars:
-        for done in [pool.submit(train, run, console, bars) for run in runs.values()]:
-            done.result()
-    found = JUDGE.read(config.out for config in runs.values())
-    JUDGE.show(found, console)
-    figure, numbers = options.out / "demo.png", options.out / "demo.json"
-    draw(figure, runs)
+    with ThreadPoolExecutor(len(configs)) as pool, progress.Bars(console) as bars:
+        for run in [pool.submit(train, c, console, bars) for c in configs.values()]:
+            run.result()
+    found = JUDGE.read(config.out for config in configs.values())
+    JUDGE.show(found)
+    figure, numbers = out / "demo.png", out / "demo.json"
+    draw(figure, configs)
     comparison.save(found, numbers)
-    console.print(f"Figure: {figure}    Numbers: {numbers}")
+    print(f"Figure: {figure}    Numbers: {numbers}")
 
 
 def draw(path: Path, configs: Mapping[str, Config]) -> None:
@@ -104,7 +98,7 @@ def draw(path: Path, configs: Mapping[str, Config]) -> None:
         for method in COMPARED:
             config = configs[f"{name}, {method}"]
             problem, finished = config.find_problem(), Run(config.out)
-            (errors,) = final_errors(finished.metrics)
+            (errors,) = final_scores(finished.metrics)
             seed = int(np.argsort(errors)[config.seeds // 2])
             u = on_grid(finished, config, 0, seed)["u"]
             exact = problem.solution(problem.grid())["u"]

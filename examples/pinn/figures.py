@@ -13,7 +13,7 @@ from examples.common.runs import Run
 from examples.pinn.config import Config
 from examples.pinn.problems.problem import Problem
 from examples.pinn.run import params_of
-from examples.pinn.scores import ERROR, SCORE, final_errors
+from examples.pinn.scores import SCORE, best_rate, final_scores
 from examples.pinn.train import fields
 
 HIGHEST = 10.0
@@ -25,8 +25,8 @@ History = Sequence[dict[str, Any]]
 
 def draw(run: Run, config: Config) -> list[Path]:
     """The figures of a run, into its folder."""
-    errors, history = final_errors(run.metrics), list(run.history())
-    rate = ERROR.best_rate(errors)
+    errors, history = final_scores(run.metrics), list(run.history())
+    rate = best_rate(errors)
     problem = config.find_problem()
     figures = {
         "curves.png": _curves(config, history),
@@ -115,7 +115,7 @@ def _field(run: Run, config: Config, rate: int, seed: int):
         figsize=(max(6, 4.3 * columns), 0.8 + 3.4 * len(rows)),
         layout="constrained",
     )
-    score = final_errors(run.metrics)[rate, seed]
+    score = final_scores(run.metrics)[rate, seed]
     what = "relative L2 error" if SCORE in run.metrics else "loss"
     figure.suptitle(
         f"{problem.equation}\n{in_words(config)}\nlearning rate {config.lr[rate]:g}, "

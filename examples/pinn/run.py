@@ -12,7 +12,7 @@ from examples.common.runs import Recording, Run, RunError
 from examples.pinn.config import Config
 from examples.pinn.objective import network_of
 from examples.pinn.problems import is_own, own
-from examples.pinn.scores import ERROR, SCORE, final_errors
+from examples.pinn.scores import SCORE, best_rate, final_scores
 from examples.pinn.train import Program
 
 RESULTS = (SCORE, "loss", "errors", "losses", "unknowns")
@@ -91,7 +91,7 @@ def _advance(program: Program, run: Recording, bar: progress.Steps, console) -> 
         # What matters now, at the rate that is best: a number for each seed.
         values = np.asarray(losses if worst is None else worst, float)
         values = np.where(program.stopped_at < 0, values, np.inf)
-        best = ERROR.best_rate(values)
+        best = best_rate(values)
         now = "loss" if worst is None else "error"
         now = " ".join([now, *(f"{value:.1e}" for value in values[best])])
         for name, x in report["unknowns"].items():
@@ -110,10 +110,12 @@ def _few(values: Any) -> Any:
 
 
 def load(path: Path) -> tuple[Run, Config]:
-    """A finished run and its configuration."""
+    """A finished run and its configuration, whose precision is set."""
     run = Run(path)
     _ = run.metrics
-    return run, Config.of(path, run.settings)
+    config = Config.of(path, run.settings)
+    set_numerics(config)
+    return run, config
 
 
 def finite_rate(run: Run, config: Config, rate: int | None, seed: int) -> int:
@@ -121,7 +123,7 @@ def finite_rate(run: Run, config: Config, rate: int | None, seed: int) -> int:
 
     Raises RunError if there is no such column, or if it has stopped.
     """
-    rate = ERROR.best_rate(final_errors(run.metrics)) if rate is None else rate
+    rate = best_rate(final_scores(run.metrics)) if rate is None else rate
     if rate not in range(len(config.lr)) or seed not in range(config.seeds):
         raise RunError(
             f"--lr-index must be below {len(config.lr)} and --seed below "

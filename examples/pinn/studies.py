@@ -129,7 +129,11 @@ def runs(
     depths: Sequence[int] | None,
     changes: Mapping[str, Any],
 ) -> Runs:
-    """The runs of a study in their folders, by name; `changes` apply to all of them."""
+    """The runs of a study in their folders, by name.
+
+    `changes` that are not None apply to all of them.
+    """
+    changes = {name: x for name, x in changes.items() if x is not None}
     usual, runs = STUDIES[study]
     configs = {}
     for depth, (name, options) in itertools.product(depths or usual, runs.items()):

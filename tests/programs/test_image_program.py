@@ -14,7 +14,7 @@ import pytest
 from program import KILLED, ROOT, killed, strict
 from tensorboardX.proto.event_pb2 import Event
 
-from examples.common.runs import Recording, Run, RunError
+from examples.common.runs import Recording, Run
 from examples.image_classification import __main__ as program
 from examples.image_classification import run, studies, train
 from examples.image_classification.config import PLACE, Config
@@ -141,8 +141,8 @@ def test_loss_that_is_not_finite_ends_the_run(tmp_path, capsys):
     assert f"at step {metrics['stopped_at_step']}; the gradient" in err
     assert "Try a lower --lr than 1e+09, or --scale-control stablegrad-pred" in err
     assert metrics["test_accuracy"] is None
-    (record,) = studies.JUDGE.read([tmp_path])
-    assert studies.final_accuracies(record) == [[0.0]]
+    rows = studies.JUDGE.rows(studies.JUDGE.read([tmp_path]))
+    assert rows["score"].tolist() == [0.0]
     assert main("plot", "--run", tmp_path) == 0
 
 
@@ -282,7 +282,7 @@ def test_a_study_goes_on_and_takes_further_seeds_at_the_best_rates(
     assert "best of their rates, 0.01, among those of --lr" in capsys.readouterr().err
 
 
-def test_runs_that_differ_in_rate_and_seed_are_one_record(trained, tmp_path):
+def test_runs_that_differ_in_rate_and_seed_are_one_method(trained, tmp_path, capsys):
     runs, collected = tmp_path / "runs", tmp_path / "runs.json"
     only = ["--only", "none-adam-agc"]
     assert main("study", "digits", "--out", runs, *only, "--lr", 0.1, "--seeds", 2) == 0
@@ -290,12 +290,12 @@ def test_runs_that_differ_in_rate_and_seed_are_one_record(trained, tmp_path):
     assert main("study", "digits", "--out", runs, *only) == 0
     assert main("collect", *runs.iterdir(), "--out", collected) == 0
     assert len(json.loads(collected.read_text())["runs"]) == 3
-    (record,) = studies.JUDGE.read([collected])
-    assert record["settings"]["lr"] == [0.01, 0.1]
-    # The seed of both rates comes first.
-    assert record["test_accuracy"] == [[0.92, 0.9], [None]]
-    with pytest.raises(RunError, match=r"more than one run has a rate of 0\.0?1 and"):
-        studies.JUDGE.read([collected, *runs.iterdir()])
+    capsys.readouterr()
+    assert main("compare", collected, "--out", tmp_path / "figure.png") == 0
+    # The rate at which seed 2 trained; both of its seeds are better than 0.9 or equal.
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    expected = "agc + adam 0.01 0.9100 0.9000 - 0.9200 1/2 -"
+    assert expected.split() in table
 
 
 def test_committed_records_are_drawn_with_a_row_for_each_method(tmp_path, monkeypatch):

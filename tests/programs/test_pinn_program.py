@@ -14,6 +14,7 @@ from examples.common import progress
 from examples.common.runs import Run, RunError
 from examples.pinn import __main__ as program
 from examples.pinn import demo
+from examples.pinn import run as training
 from examples.pinn.config import Config
 from examples.pinn.objective import Objective
 from examples.pinn.problems import PROBLEMS
@@ -123,7 +124,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
     for key in ("steps_per_second", "compile_seconds"):
         del once[key], resumed[key]
     assert once == resumed
-    template = Program(program.load(run)[1]).template
+    template = Program(training.load(run)[1]).template
     columns = [Run(path).restore(template) for path in (never, run)]
     jax.tree.map(np.testing.assert_array_equal, *columns)
 
@@ -180,7 +181,7 @@ def test_every_problem_and_option_trains(problem, options):
     options = {"depth": 2, "width": 4} | options
     config = Config(out=Path("unused"), problem=problem, **options)
     config.check()
-    program.set_numerics(config)
+    training.set_numerics(config)
     running = Program(config)
     (phase,) = running.phases
     column = jax.eval_shape(
@@ -284,7 +285,7 @@ def test_demo_ends_with_the_first_method_that_fails(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(demo, "train", train)
     assert main("demo", "--out", tmp_path) == 2
     assert capsys.readouterr().err == "error: no space left.\n"
-    others = set(demo.Demo(tmp_path).runs()) - {"poisson, weight 1"}
+    others = set(demo.runs(tmp_path, 1, 1)) - {"poisson, weight 1"}
     assert sorted(interrupted) == sorted(others)
 
 

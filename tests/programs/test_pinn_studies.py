@@ -3,15 +3,15 @@
 import json
 from typing import get_args
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from rich.console import Console
 
-from examples.common import comparison
-from examples.common.runs import Recording, RunError
+from examples.common.comparison import quartiles
+from examples.common.runs import Recording
 from examples.pinn import __main__ as program
-from examples.pinn import studies
-from examples.pinn.scores import ERROR, JUDGE
+from examples.pinn import run, studies
+from examples.pinn.scores import JUDGE
 
 
 def main(*arguments):
@@ -31,31 +31,25 @@ def trained(monkeypatch):
             names.append(run.name)
             shape = (len(config.lr), config.seeds)
             rng = np.random.default_rng(config.depth)
-            run.finish(
-                lambda: {
-                    "relative_l2": rng.uniform(0.01, 0.2, shape),
-                    "stopped_at_step": np.full(shape, -1),
-                    "steps_per_second": 100.0,
-                }
-            )
+            results = {
+                "relative_l2": rng.uniform(0.01, 0.2, shape),
+                "stopped_at_step": np.full(shape, -1),
+                "steps_per_second": 100.0,
+            }
+            run.finish(lambda: results)
 
-    monkeypatch.setattr(program, "train", train)
+    monkeypatch.setattr(run, "train", train)
     return names
 
 
-def record(name="run", errors=((0.1, 0.2, 0.3),), stopped=None, **settings):
-    shape = np.shape(errors)
-    defaults = {
-        "depth": 4,
-        "optimizer": "adam",
-        "scale_control": "none",
-        "lr": [10.0**-i for i in range(1, len(errors) + 1)],
-    }
+def record(name="run", errors=((0.1, 0.2, 0.3),), stopped=-1, **settings):
+    rates = [10.0**-i for i in range(1, len(errors) + 1)]
+    settings = {"depth": 4, "optimizer": "adam", "lr": rates} | settings
     return {
         "name": name,
-        "settings": defaults | settings,
+        "settings": settings,
         "relative_l2": errors,
-        "stopped_at_step": np.full(shape, -1).tolist() if stopped is None else stopped,
+        "stopped_at_step": np.full(np.shape(errors), stopped).tolist(),
         "steps_per_second": 10.0,
     }
 
@@ -110,80 +104,78 @@ def test_collected_runs_compare_as_their_folders_do(trained, tmp_path, capsys):
     assert tables[0] == tables[1]
     assert pictures[0] == pictures[1]
     (tmp_path / "other.json").write_text('{"runs": [{"test_accuracy": 0.9}]}')
-    with pytest.raises(RunError, match="no run of this program: no "):
-        JUDGE.read([tmp_path / "other.json"])
+    assert main("compare", tmp_path / "other.json") == 2
+    assert "is no run of this program: no " in capsys.readouterr().err
 
 
-def test_scores_and_the_best_rate():
-    found = record(errors=[[0.1, None, 0.3]], stopped=[[-1, -1, 5]])
-    np.testing.assert_array_equal(ERROR.scores(found), [[0.1, np.inf, np.inf]])
-    assert ERROR.best_rate(np.array([[0.1, 9.0, 9.0], [1.0, 1.0, 1.0]])) == 1
-    assert ERROR.best_rate(np.array([[0.1, np.inf, np.inf], [9.0, 9.0, 9.0]])) == 1
-    assert comparison.quartiles(np.array([5.0, 1.0, 3.0, 2.0, np.inf])) == (2, 3, 5)
-    low, median, high = comparison.quartiles(np.array([1.0, 2.0, np.inf, np.inf]))
-    assert (low, median, high) == (2, np.inf, np.inf)
+def test_quartiles_of_seeds_that_failed():
+    inf = np.inf
+    assert quartiles([5.0, 1.0, 3.0, 2.0, inf]) == (2, 3, 5)
+    assert quartiles([1.0, 2.0, inf, inf]) == (2, inf, inf)
 
 
-def test_table_has_the_best_rate_of_each_run():
-    console = Console(width=100)
-    runs = [
-        record("good", [[0.5, 0.5, 0.5], [0.01, 0.02, 0.3]]),
-        record("bad", [[None, None, None]]) | {"steps_per_second": None},
-    ]
-    with console.capture() as capture:
-        JUDGE.show(runs, console)
-    rows = {
-        row[0]: row[1:] for row in map(str.split, capture.get().splitlines()) if row
-    }
-    good = ["0.01", "2.00e-02", "1.00e-02", "-", "3.00e-01", "2/3", "10.0"]
-    assert rows["good"] == good
-    assert rows["bad"] == ["0.1", "inf", "inf", "-", "inf", "0/3", "-"]
+def shown(capsys, *runs):
+    """The rows of the table of some runs, by their first word."""
+    capsys.readouterr()
+    JUDGE.show(runs)
+    lines = capsys.readouterr().out.splitlines()
+    return {row[0]: row[1:] for row in map(str.split, lines) if row}
 
 
-def test_methods_are_told_apart_by_the_settings_that_differ():
+def test_table_has_the_best_rate_of_each_run(capsys):
+    good = record("good", [[0.5, 0.5, 0.5], [0.01, 0.02, 0.3]], depth=8)
+    bad = record("bad", [[0.1, None, 0.3]], stopped=[-1, -1, 5])
+    rows = shown(capsys, good, bad | {"steps_per_second": None})
+    expected = ["0.01", "2.00e-02", "1.00e-02", "-", "3.00e-01", "2/3", "10.0"]
+    assert rows["good"] == expected
+    assert rows["bad"] == ["0.1", "inf", "1.00e-01", "-", "inf", "0/3", "-"]
+    # Rates are compared by the seeds that all of them have.
+    fewer, more = record(errors=[[0.3]], lr=[1.0]), record(errors=[[0.4, 0.01, 0.01]])
+    assert shown(capsys, fewer, more)["adam"][:2] == ["1", "3.00e-01"]
+
+
+def drawn(monkeypatch, path, *runs):
+    """The scores of each row of a figure, and its ticks."""
+    closed = []
+    with monkeypatch.context() as patch:
+        patch.setattr(plt, "close", closed.append)
+        JUDGE.draw(runs, path / "figure.png")
+    (figure,) = closed
+    above, below = figure.axes
+    plt.close(figure)
+    lines = [container.lines[0].get_ydata() for container in above.containers]
+    names = [text.get_text() for text in below.get_yticklabels()]
+    ticks = [text.get_text() for text in below.get_xticklabels()]
+    return {name: list(y) for name, y in zip(names, lines, strict=True)}, ticks
+
+
+def test_methods_are_told_apart_by_the_settings_that_differ(monkeypatch, tmp_path):
+    options = {"group_by": "layer", "scale_control": "stablegrad", "width": 8}
     runs = [
         record(group_by="layer", width=8, lr=[1.0]),
-        record(scale_control="stablegrad", group_by="layer", width=8),
-        record(scale_control="stablegrad", group_by="tree", width=8, depth=5),
+        record(**options),
+        record(**options | {"group_by": "tree", "order": "after"}),
     ]
-    assert comparison.method_labels(runs, JUDGE.axis) == [
+    names, _ = drawn(monkeypatch, tmp_path, *runs)
+    assert list(names) == [
         "adam",
         "stablegrad + adam, group_by layer",
-        "stablegrad + adam, group_by tree",
+        "adam + stablegrad, group_by tree",
     ]
 
 
-def test_a_line_for_each_method():
+def test_a_line_for_each_method(monkeypatch, tmp_path):
     """Over rates if there is one depth, else at its best rate over depth."""
 
     def lines(*runs):
-        found = comparison.lines(runs, ERROR, JUDGE.axis)
-        return {name: {x: list(y) for x, y in of.items()} for name, of in found.items()}
+        return drawn(monkeypatch, tmp_path, *runs)
 
     slow = record("slow", [[0.1], [0.2]])
-    clipped = record("clipped", [[0.3]], scale_control="clip")
-    over_rates = {"adam": {0.1: [0.1], 0.01: [0.2]}, "clip + adam": {0.1: [0.3]}}
-    assert lines(slow, clipped) == over_rates
+    clipped = record("clipped", [[0.3], [None]], scale_control="clip")
+    over_rates = {"adam": [0.2, 0.1], "clip + adam": [2.0, 0.3]}
+    assert lines(slow, clipped) == (over_rates, ["0.01", "0.1"])
     fast, deep = record("fast", [[0.05]], lr=[1e-3]), record("deep", [[0.4]], depth=8)
     # Runs that differ in their rates are taken together.
-    assert lines(slow, fast, deep) == {"adam": {4: [0.05], 8: [0.4]}}
+    assert lines(deep, slow, fast) == ({"adam": [0.05, 0.4]}, ["4", "8"])
     # Runs that differ in nothing are each by themselves.
-    assert list(lines(slow, slow)) == ["1: slow", "2: slow"]
-
-
-def test_figure_has_a_row_for_each_method(monkeypatch, tmp_path):
-    drawn = []
-    monkeypatch.setattr(comparison.pictures.plt, "close", drawn.append)
-    errors = [[0.05, 0.2, None], [None, None, None]]
-    runs = [record(errors=errors, width=width) for width in range(11)]
-    comparison.draw(runs, tmp_path / "figure.png", ERROR, JUDGE.axis)
-    (figure,) = drawn
-    above, below = figure.axes
-    assert len(below.get_yticklabels()) == 11
-    assert above.get_yscale() == "log"
-    counts = [text.get_text() for text in below.texts]
-    assert counts.count("1/3") == 11
-    ticks = [text.get_text() for text in below.get_xticklabels()]
-    assert ticks == ["0.01", "0.1"]
-    monkeypatch.undo()
-    comparison.plt.close(figure)
+    assert list(lines(slow, slow)[0]) == ["1: slow", "2: slow"]
