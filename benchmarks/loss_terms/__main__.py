@@ -1,17 +1,19 @@
 """Which weights do loss terms need, and which methods find them? Error over weight.
 
-python -m benchmarks.loss_terms --out FILE.json [--cases "Helmholtz 7 x 50" ...]
+python -m benchmarks.loss_terms --out FILE.json [--reference FOLDER]
 
-Every method has the same networks, points, steps and rates. The weight is that of each
-condition's mean square beside the residual's, fixed over a run. Runs that FILE.json
-holds already are not made again.
+Every method has the same networks, initial weights, points, steps and rates. The weight
+is that of each condition's mean square beside the residual's, fixed over a run. Runs
+that FILE.json holds already are not made again. FOLDER holds the reference data of
+PINNacle's problems, which are left out without it.
 """
 
 import dataclasses
 import itertools
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +27,16 @@ from rich.table import Table
 
 import stablegrad_optax as sg
 from benchmarks import common
-from benchmarks.loss_terms.methods import METHODS, RESIDUAL
+from benchmarks.loss_terms.methods import METHODS, OPTIMIZERS, RESIDUAL, VARIANTS
 from examples.common import optimizers
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
-from examples.pinn.objective import Objective, initial_params
+from examples.pinn.objective import INITIALIZERS, Objective, initial_params
 
 Base = Literal["muon", "adam"]
+RATES: dict[Base, tuple[float, ...]] = {"muon": (3e-3, 1e-2), "adam": (1e-3, 3e-3)}
+PINNACLE = Path(__file__).with_name("pinnacle")
+"""Problems whose reference is PINNacle's: they need --reference."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,65 +49,91 @@ class Case:
     interior_points: int
     condition_points: int
     steps: int
-    rates: Mapping[Base, tuple[float, ...]]
-    """For each base optimizer."""
 
 
-RATES: dict[Base, tuple[float, ...]] = {"muon": (3e-3, 1e-2), "adam": (1e-3, 3e-3)}
 CASES = {
-    "Helmholtz 7 x 50": Case("helmholtz", 7, 50, 128, 512, 20_000, RATES),
-    "Burgers 8 x 40": Case("burgers", 8, 40, 1024, 128, 8000, RATES),
-    "Poisson 16 x 32": Case("poisson", 16, 32, 256, 64, 2000, RATES),
-    "Poisson 64 x 32": Case("poisson", 64, 32, 256, 64, 2000, RATES),
-    "Helmholtz 5 x 50": Case(
-        "helmholtz", 5, 50, 128, 128, 3000, {"muon": (5e-3,), "adam": (5e-3,)}
-    ),
-    "Burgers 5 x 40": Case(
-        "burgers", 5, 40, 512, 64, 3000, {"muon": (1e-2,), "adam": (1e-2,)}
-    ),
+    "Poisson 1-D 16 x 32": Case("poisson1d", 16, 32, 64, 2, 1000),
+    "Poisson 16 x 32": Case("poisson", 16, 32, 256, 64, 2000),
+    "Poisson 64 x 32": Case("poisson", 64, 32, 256, 64, 2000),
+    "Helmholtz 5 x 50": Case("helmholtz", 5, 50, 128, 128, 3000),
+    "Burgers 5 x 40": Case("burgers", 5, 40, 512, 64, 3000),
+    "inverse Burgers 5 x 40": Case("burgers-inverse", 5, 40, 512, 64, 3000),
+    "heat 16 x 32": Case("heat", 16, 32, 256, 64, 2000),
+    "Laplace 16 x 32": Case("laplace", 16, 32, 256, 64, 2000),
+    "reaction, diffusion 16 x 32": Case("reaction-diffusion", 16, 32, 256, 64, 2000),
+    "wave, velocity 16 x 32": Case("wave-velocity", 16, 32, 256, 64, 2000),
+    "hot plate 16 x 32": Case("hot-plate", 16, 32, 256, 64, 2000),
+    "Lotka-Volterra 16 x 32": Case("lotka-volterra", 16, 32, 256, 64, 2000),
+    "L-shape 5 x 50": Case("l-shape", 5, 50, 256, 64, 3000),
+    "Klein-Gordon 5 x 50": Case("klein-gordon", 5, 50, 256, 64, 3000),
+    "Kovasznay 5 x 50": Case("kovasznay", 5, 50, 256, 128, 3000),
+    "wave 5 x 50": Case("wave", 5, 50, 512, 128, 3000),
+    "Poisson 2d-C 5 x 50": Case(str(PINNACLE / "poisson.py"), 5, 50, 512, 128, 3000),
+    "NS 2d-C 5 x 50": Case(str(PINNACLE / "cavity.py"), 5, 50, 512, 128, 3000),
+    "advection 5 x 50": Case("advection", 5, 50, 512, 128, 6000),
+    "Allen-Cahn 5 x 50": Case("allen-cahn", 5, 50, 512, 128, 6000),
 }
+"""The set: a budget for each problem, the same for all methods."""
+LONG = {
+    "Helmholtz 7 x 50": Case("helmholtz", 7, 50, 128, 512, 20_000),
+    "Burgers 8 x 40": Case("burgers", 8, 40, 1024, 128, 8000),
+}
+"""Longer runs, for an accelerator."""
+EVERY = CASES | LONG
+
+# What anyinit 0.4.0 gives to hidden layers between tanh: a gain of 1.891.
+INITIALIZERS["anyinit"] = lambda activation: jax.nn.initializers.variance_scaling(
+    1.891**2, "fan_in", "normal"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(common.Options):
     """Which weights do loss terms need, and which methods find them?"""
 
-    cases: tuple[str, ...] = tuple(CASES)[:4]
+    cases: tuple[str, ...] = tuple(CASES)
     """Problem and network."""
-    bases: tuple[Base, ...] = ("muon", "adam")
+    bases: tuple[Base, ...] = ("muon",)
     """Base optimizers."""
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Ours, fixed weights, and other methods."""
-    weights: tuple[float, ...] = tuple(10.0**k for k in range(-2, 7))
+    methods: tuple[str, ...] = (*METHODS, *OPTIMIZERS)
+    """Ours, fixed weights, and other methods; or variants of ours, by name."""
+    weights: tuple[float, ...] = (1.0, 100.0, 10_000.0)
     """For fixed weights."""
-    seeds: int = 5
+    initialization: str = "critical"
+    """Of the networks' weights."""
+    rates: tuple[float, ...] | None = None
+    """Learning rates; by default two for each base optimizer."""
+    seeds: int = 3
     """Initial weights and sequences of points, the same for every method."""
+    reference: Path | None = None
+    """Folder of PINNacle's reference data; without it its problems are left out."""
 
 
 def errors(
     case: Case,
     base: Base,
     method: str,
+    initialization: str,
     rates: Sequence[float],
     weights: Sequence[float],
     seeds: int,
 ) -> np.ndarray:
-    """Relative L2 errors at the end, of shape (rates times weights, seeds).
+    """Relative L2 errors at the end, of the field with the largest.
 
-    All of them are trained side by side, in one program.
+    All of them are trained side by side, in one program. Shape (rates times weights,
+    seeds).
     """
-    sizes = dataclasses.asdict(case)
-    del sizes["rates"]
-    config = Config(Path(), **sizes)
+    config = Config(Path(), **dataclasses.asdict(case), initialization=initialization)
     objective = Objective(config)
     terms = RESIDUAL, *(c.name for c in objective.problem.conditions)
 
     def error(lr, weight, seed):
         schedule = optax.cosine_decay_schedule(lr, case.steps)
         optimizer = optimizers.base(base, schedule, stack_axis)
-        if method == "MultiAdam":  # it is one itself
-            optimizer = optax.scale_by_learning_rate(schedule)
-        tx = optax.chain(METHODS[method](terms), optimizer)
+        if method in OPTIMIZERS:
+            tx = OPTIMIZERS[method](terms, optimizer, schedule)
+        else:
+            tx = optax.chain((METHODS | VARIANTS)[method](terms), optimizer)
         key = jax.random.key(1000 + seed)
 
         def step(i, carry):
@@ -120,7 +151,7 @@ def errors(
         params = initial_params(config, jax.random.key(seed))
         carry = params, tx.init(params)
         params, _ = jax.lax.fori_loop(0, case.steps, step, carry)
-        return objective.errors(params)["u"]
+        return jnp.max(jnp.stack([*objective.errors(params).values()]))
 
     product = itertools.product(rates, weights, range(seeds))
     columns = [jnp.asarray(x) for x in zip(*product, strict=True)]
@@ -130,20 +161,33 @@ def errors(
 
 
 def main(options: Options) -> None:
-    for option, known in (("cases", CASES), ("methods", METHODS)):
+    methods = {**METHODS, **OPTIMIZERS, **VARIANTS}
+    for option, known in (("cases", EVERY), ("methods", methods)):
         for name in getattr(options, option):
             if name not in known:
                 sys.exit(f"error: {option} must be of {', '.join(known)}, got {name}")
+    if options.initialization not in INITIALIZERS:
+        known = ", ".join(INITIALIZERS)
+        sys.exit(f"error: initialization must be of {known}")
+    cases = {name: EVERY[name] for name in options.cases}
+    if options.reference is None:
+        cases = {n: c for n, c in cases.items() if str(PINNACLE) not in c.problem}
+    else:
+        os.environ["PINNACLE_REFERENCE"] = str(options.reference)
     runs: list[dict[str, Any]] = []
     if options.out is not None and options.out.exists():
         runs = json.loads(options.out.read_text())["runs"]
-    product = itertools.product(options.cases, options.bases, options.methods)
-    for name, base, method in track(list(product), "training"):
+    product = list(itertools.product(options.methods, cases.items(), options.bases))
+    for method, (name, case), base in track(product, "training"):
         if method == "MultiAdam" and base != "adam":
             continue
-        case, is_fixed = CASES[name], method == "weight"
-        rates, weights = case.rates[base], options.weights if is_fixed else (1.0,)
-        key = {"case": name, "base": base, "method": method, "steps": case.steps}
+        is_fixed = method == "weight"
+        rates = options.rates or RATES[base]
+        weights = options.weights if is_fixed else (1.0,)
+        key = {
+            "case": name, "base": base, "method": method, "steps": case.steps,
+            "initialization": options.initialization,
+        }  # fmt: skip
         keys = [
             key | {"lr": lr} | ({"weight": weight} if is_fixed else {})
             for lr, weight in itertools.product(rates, weights)
@@ -152,7 +196,8 @@ def main(options: Options) -> None:
         made = [run for run in runs if len(run["errors"]) == options.seeds]
         if all(key in map(key_of, made) for key in keys):
             continue
-        reached = errors(case, base, method, rates, weights, options.seeds)
+        start = options.initialization, rates, weights, options.seeds
+        reached = errors(case, base, method, *start)
         for key, numbers in zip(keys, reached, strict=True):
             # JSON has no NaN.
             shown = [float(x) if np.isfinite(x) else None for x in numbers]

@@ -4,6 +4,7 @@ A method makes an optax transformation for some terms. Its update takes the grad
 name, their `values`, and the `weight` of the conditions, which only "weight" looks at.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,14 +23,21 @@ Weights = Mapping[str, jax.Array | float]
 
 
 def weighted(
-    weights_of: Callable[..., Weights], decay: float = 0.0, every: int = 1
+    weights_of: Callable[..., Weights],
+    decay: float = 0.0,
+    every: int = 1,
+    debias: bool = False,
 ) -> Method:
-    """The sum by the moving average of weights, renewed `every` steps, from 1 on."""
+    """The sum by the moving average of weights, renewed `every` steps.
+
+    The average starts from 1; with `debias` from 0, and is corrected as Adam's.
+    """
 
     def method(terms):
         def init_fn(params):
             del params
-            return {"weights": dict.fromkeys(terms, jnp.ones(())), "step": jnp.int32(0)}
+            start = jnp.zeros(()) if debias else jnp.ones(())
+            return {"weights": dict.fromkeys(terms, start), "step": jnp.int32(0)}
 
         def update_fn(grads, state, params=None, *, weight=1.0, **extra_args):
             del params, extra_args
@@ -39,16 +47,22 @@ def weighted(
                 name: jnp.where(is_due, decay * old + (1 - decay) * new[name], old)
                 for name, old in state["weights"].items()
             }
-            scaled = [
-                jax.tree.map(lambda g, w=w: w * g, grads[name])
-                for name, w in weights.items()
-            ]
-            total = jax.tree.map(lambda *leaves: sum(leaves), *scaled)
+            renewals = state["step"] // every + 1
+            correction = 1 - decay**renewals if debias else 1
+            used = {name: w / correction for name, w in weights.items()}
+            total = weighted_sum(grads, used)
             return total, {"weights": weights, "step": state["step"] + 1}
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
     return method
+
+
+def weighted_sum(grads: Mapping[str, Any], weights: Weights) -> Any:
+    scaled = [
+        jax.tree.map(lambda g, w=w: w * g, grads[name]) for name, w in weights.items()
+    ]
+    return jax.tree.map(lambda *leaves: sum(leaves), *scaled)
 
 
 def fixed(grads: Mapping[str, Any], weight: jax.Array) -> Weights:
@@ -65,6 +79,12 @@ def gradient_norms(grads: Mapping[str, Any], **_: Any) -> Weights:
     """Wang, Sankaran, Wang, Perdikaris 2023 (2308.08468): Σ_j |g_j| / |g_k|."""
     scales = sg.term_scales(grads)
     return {name: sum(scales.values()) / scale for name, scale in scales.items()}
+
+
+def dynamic_norms(grads: Mapping[str, Any], **_: Any) -> Weights:
+    """DN-PINN, Deguchi and Asai 2023: |g_residual| / |g_k|, with a bias correction."""
+    scales = sg.term_scales(grads)
+    return {name: scales[RESIDUAL] / scale for name, scale in scales.items()}
 
 
 def annealed(grads: Mapping[str, Any], **_: Any) -> Weights:
@@ -90,27 +110,128 @@ def config(grads: Mapping[str, Any], **_: Any) -> Weights:
     return dict(zip(names, weights, strict=True))
 
 
-def multi_adam(terms: Sequence[str]) -> optax.GradientTransformationExtraArgs:
-    """Yao et al. 2023 (2306.02816): the mean of Adam's steps, each for one term."""
-    adam = optax.scale_by_adam(b1=0.99, b2=0.99)
-
-    def update_fn(grads, state, params=None, **extra_args):
-        del params, extra_args
-        steps, state = adam.update(grads, state)
-        mean = jax.tree.map(lambda *x: sum(x) / len(x), *steps.values())
-        return mean, state
-
-    return optax.GradientTransformationExtraArgs(
-        lambda params: adam.init(dict.fromkeys(terms, params)), update_fn
-    )
-
-
 METHODS: dict[str, Method] = {
     "balanced": sg.balance_terms,
     "equal scales (0.1)": weighted(equal_scales),
     "weight": weighted(fixed),
     "gradient norms": weighted(gradient_norms, decay=0.9, every=100),
+    "DN-PINN": weighted(dynamic_norms, decay=0.99, every=10, debias=True),
     "annealing": weighted(annealed, decay=0.1, every=10),
     "ConFIG": weighted(config),
-    "MultiAdam": multi_adam,
 }
+"""What comes before the optimizer."""
+
+
+# --- One optimizer for each term ---
+
+
+def each_term(
+    terms: Sequence[str],
+    optimizer: optax.GradientTransformation,
+    combine: Callable[..., jax.Array],
+) -> optax.GradientTransformationExtraArgs:
+    """Combines the steps that an optimizer makes for each term by itself."""
+
+    def init_fn(params):
+        return {name: optimizer.init(params) for name in terms}
+
+    def update_fn(grads, state, params=None, **extra_args):
+        del extra_args
+        found = {n: optimizer.update(grads[n], state[n], params) for n in terms}
+        steps = [step for step, _ in found.values()]
+        total = jax.tree.map(lambda *leaves: combine(leaves), *steps)
+        return total, {name: new for name, (_, new) in found.items()}
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def multi_adam(
+    terms: Sequence[str], base: optax.GradientTransformation, rate: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
+    """Yao et al. 2023 (2306.02816): the mean of Adam's steps, each for one term."""
+    del base  # it is an optimizer itself
+    adam = optax.scale_by_adam(b1=0.99, b2=0.99)
+    mean = each_term(terms, adam, lambda steps: sum(steps) / len(steps))
+    return optax.chain(mean, optax.scale_by_learning_rate(rate))
+
+
+def auto_balance(
+    terms: Sequence[str], base: optax.GradientTransformation, rate: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
+    """An et al. 2025 (2510.06684): the sum of an optimizer's steps for each term."""
+    del rate  # that of the optimizer
+    return each_term(terms, base, sum)
+
+
+OPTIMIZERS = {"MultiAdam": multi_adam, "AutoBalance": auto_balance}
+"""What takes the place of the optimizer: maps the terms, the base optimizer and its
+schedule to another one."""
+
+
+# --- Variants of our rule ---
+
+DECAYS = (0.0, 0.9, 0.99, 0.999)
+POWERS = (0.0, 0.25, 0.5, 1.0)
+
+
+def remembered(average: Callable[..., Any], start: float = 0.0) -> Method:
+    """Balanced terms with another memory, at the default decay and power.
+
+    `average` maps the scales, the memory and the number of the step, from 1 on, to the
+    remembered scales and the new memory.
+    """
+
+    def method(terms):
+        def init_fn(params):
+            del params
+            return {"memory": jnp.full(len(terms), start), "step": jnp.int32(0)}
+
+        def update_fn(grads, state, params=None, *, values, **extra_args):
+            del params, extra_args
+            by_name = sg.term_scales(grads)
+            scales = jnp.stack([by_name[name] for name in terms])
+            step = state["step"] + 1
+            averages, memory = average(scales, state["memory"], step)
+            distances = jnp.stack([values[name] for name in terms]) / scales
+            pull = jnp.sqrt(distances / jnp.max(distances))
+            weights = pull / jnp.maximum(averages, scales / 3)
+            total = weighted_sum(grads, dict(zip(terms, weights, strict=True)))
+            return total, {"memory": memory, "step": step}
+
+        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+    return method
+
+
+def running_mean(
+    of: Callable[[jax.Array], jax.Array], inverse: Callable[[jax.Array], jax.Array]
+) -> Method:
+    """The memory is a mean of a function of the scale, corrected as Adam's."""
+
+    def average(scales, memory, step):
+        memory = 0.99 * memory + 0.01 * of(scales)
+        return inverse(memory / (1 - 0.99**step)), memory
+
+    return remembered(average)
+
+
+def largest_at_first(scales, memory, step):
+    """The largest scale of the first hundred steps, and no memory after them."""
+    memory = jnp.where(step <= 100, jnp.maximum(memory, scales), memory)
+    return memory, memory
+
+
+VARIANTS: dict[str, Method] = {
+    **{
+        f"decay {decay:g}, power {power:g}": functools.partial(
+            sg.balance_terms, decay=decay, power=power
+        )
+        for decay in DECAYS
+        for power in POWERS
+    },
+    "mean of squares": running_mean(jnp.square, jnp.sqrt),
+    "mean of log": running_mean(jnp.log, jnp.exp),
+    "mean": running_mean(lambda s: s, lambda s: s),
+    "largest of the first hundred": remembered(largest_at_first),
+}
+"""Other settings of our rule, and other memories of a term's scale."""

@@ -5,14 +5,21 @@ from pathlib import Path
 from examples.common.runs import RunError
 from examples.pinn.problems import (
     advection,
+    allen_cahn,
     burgers,
     burgers_inverse,
     heat,
     helmholtz,
+    hot_plate,
+    klein_gordon,
     kovasznay,
     l_shape,
+    laplace,
+    lotka_volterra,
     own,
     poisson,
+    reaction_diffusion,
+    wave,
 )
 from examples.pinn.problems.problem import Problem
 
@@ -29,6 +36,14 @@ PROBLEMS: dict[str, Problem] = {
         burgers_inverse.PROBLEM,
         burgers_inverse.NOISY,
         l_shape.PROBLEM,
+        laplace.PROBLEM,
+        reaction_diffusion.PROBLEM,
+        allen_cahn.PROBLEM,
+        wave.PROBLEM,
+        wave.WITH_VELOCITY,
+        klein_gordon.PROBLEM,
+        hot_plate.PROBLEM,
+        lotka_volterra.PROBLEM,
     )
 }
 
