@@ -69,50 +69,48 @@ def losses(layers, x, y):
     return {"fit": fit, "edge": jnp.mean(predict(layers, x[:1]) ** 2)}
 
 
-# --- stablegrad: what reaches the base ---
+# --- Training in a library, and what it is compared with ---
+
+# Steps of SGD show every gain.
+BASE = optax.sgd(1e-2)
 
 
-def observed(base, **options):
-    """StableGrad in front of a base; its state has the updates before and after."""
-    return optax.chain(
-        optax.snapshot("before", lambda updates: updates),
-        sg.stablegrad(**options),
-        optax.snapshot("after", lambda updates: updates),
-        base,
-    )
+def check_training(start, layers, kind="plain", **options):
+    """A library's step makes of its layers what ours makes of them by themselves.
 
-
-def check_layers(opt_state, layers, reference=1.0):
-    """Every layer reached the base at the reference, its bias by the same gain.
-
-    `layers` takes a gradient apart into pairs of weight and bias, one for each layer;
-    `opt_state` is that of `observed`.
+    `start` returns, for an optimizer, a step and what it carries on, and `layers` takes
+    the pairs of weight and bias out of that. The step is one without a reference, with
+    one ("reference") or by "terms"; the options are those of stablegrad.
     """
-    seen = (optax.tree.get(opt_state, name) for name in ("before", "after"))
-    before, after = (jax.tree.map(np.asarray, layers(updates)) for updates in seen)
-    gains = [reference / weight.std() for weight, _ in before]
-    assert not np.allclose(gains, 1, rtol=0.5)  # there was something to do
-    expected = [
-        (gain * weight, gain * bias)
-        for gain, (weight, bias) in zip(gains, before, strict=True)
-    ]
-    assert_close(after, expected, rtol=1e-4)
+    step, *carry = start(optax.chain(head(kind, **options), BASE))
+    before = layers(*carry)
+    *carry, _ = train(step, *carry)
+    check_trained_as(before, layers(*carry), kind)
 
 
-def check_trained_as(before, after, base, *, steps=STEPS, with_reference=False):
-    """`steps` of training made of the layers what they make of ones by themselves."""
-    tx = optax.chain(sg.stablegrad(), base)
-    value_and_grad = sg.value_and_grad_with_reference(predict, mean_square_error)
+def head(kind, **options):
+    return sg.balance_terms(TERMS) if kind == "terms" else sg.stablegrad(**options)
+
+
+def check_trained_as(before, after, kind="plain"):
+    tx = optax.chain(head(kind), BASE)
 
     @jax.jit
     def train_step(layers, opt_state, x, y):
-        value, grads, reference = value_and_grad(layers, x, y)
-        extra = {"reference": reference} if with_reference else {}
+        extra = {}
+        if kind == "terms":
+            values, grads = sg.value_and_grad_of_terms(losses)(layers, x, y)
+            extra["values"] = values
+        else:
+            f = sg.value_and_grad_with_reference(predict, mean_square_error)
+            _, grads, reference = f(layers, x, y)
+            if kind == "reference":
+                extra["reference"] = reference
         updates, opt_state = tx.update(grads, opt_state, layers, **extra)
-        return optax.apply_updates(layers, updates), opt_state, value
+        return optax.apply_updates(layers, updates), opt_state, None
 
     before = [tuple(layer) for layer in before]
-    expected, _, _ = train(train_step, before, tx.init(before), steps=steps)
+    expected, *_ = train(train_step, before, tx.init(before))
     assert_close([tuple(layer) for layer in after], expected, rtol=1e-3, atol=1e-5)
 
 
@@ -122,22 +120,31 @@ def assert_close(got, expected, **tolerances):
     )
 
 
-def scale_of_prediction_gradient(predictions):
-    """The paper's reference for the mean square error, written out."""
-    residuals = np.asarray(predictions, np.float64) - y
-    return (2 * residuals / residuals.size).std()
+# --- Training without a step of ours: what reaches the base ---
 
 
-# --- balance_terms ---
+def observed(base):
+    """StableGrad in front of a base; its state has the updates before and after."""
+    return optax.chain(
+        optax.snapshot("before", lambda updates: updates),
+        sg.stablegrad(),
+        optax.snapshot("after", lambda updates: updates),
+        base,
+    )
 
 
-def balanced():
-    return optax.chain(sg.balance_terms(TERMS), optax.adam(1e-2))
+def check_layers(opt_state, layers):
+    """Every layer reached the base at scale one, its bias by the same gain.
 
-
-def check_terms(history, opt_state):
-    """Each term became smaller, and has counted at every step."""
-    first, last = history[0], history[-1]
-    assert all(float(last[name]) < float(first[name]) for name in TERMS)
-    counts = optax.tree.get(opt_state, "counts")
-    assert [int(counts[name]) for name in TERMS] == [len(history)] * len(TERMS)
+    `layers` takes a gradient apart into pairs of weight and bias, one for each layer;
+    `opt_state` is that of `observed`.
+    """
+    seen = (optax.tree.get(opt_state, name) for name in ("before", "after"))
+    before, after = (jax.tree.map(np.asarray, layers(updates)) for updates in seen)
+    gains = [1 / weight.std() for weight, _ in before]
+    assert not np.allclose(gains, 1, rtol=0.5)  # there was something to do
+    expected = [
+        (gain * weight, gain * bias)
+        for gain, (weight, bias) in zip(gains, before, strict=True)
+    ]
+    assert_close(after, expected, rtol=1e-4)

@@ -5,7 +5,6 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 import regression
 from regression import DEPTH, WIDTH
@@ -89,36 +88,35 @@ def create(module, *args, **kwargs):
     return regression.initialise(shapes)
 
 
-def train(train_step, tx, model, steps):
-    step = functools.partial(train_step, tx)
-    return regression.train(step, model, tx.init(weights_of(model)), steps=steps)
+def start(step, model, tx):
+    return functools.partial(step, tx), model, tx.init(weights_of(model))
 
 
 def layer_of(linear):
     return linear.weight.mT, linear.bias
 
 
-@pytest.mark.parametrize("stacked", [False, True])
-def test_layers_are_trained_as_layers_of_their_own(stacked):
-    def unstack(model):
-        if not stacked:
-            return [layer_of(layer) for layer in model.layers]
-        slices = zip(*layer_of(model.hidden), strict=True)
-        return [layer_of(model.first), *slices, layer_of(model.last)]
-
-    if stacked:
-        model = create(DeepNetwork, DEPTH, WIDTH)
-    else:
-        model = create(eqx.nn.MLP, 1, 1, WIDTH, DEPTH, activation=jnp.tanh)
-    base = optax.adam(1e-2)
-    tx = regression.observed(base, stack_axis=stack_axis if stacked else None)
-    trained, opt_state, _ = train(train_step, tx, model, regression.STEPS)
-    regression.check_trained_as(unstack(model), unstack(trained), base)
-    regression.check_layers(opt_state, unstack)
+def unstack(model, opt_state):
+    slices = zip(*layer_of(model.hidden), strict=True)
+    return [layer_of(model.first), *slices, layer_of(model.last)]
 
 
-def test_loss_terms():
+def test_layers_are_trained_as_layers_of_their_own():
+    model = create(eqx.nn.MLP, 1, 1, WIDTH, DEPTH, activation=jnp.tanh)
+    regression.check_training(
+        functools.partial(start, train_step, model),
+        lambda model, _: list(map(layer_of, model.layers)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "options"),
+    [
+        (train_step, "plain", {"stack_axis": stack_axis}),
+        (train_step_by_terms, "terms", {}),
+    ],
+)
+def test_stacked_layers_and_loss_terms(step, kind, options):
     model = create(DeepNetwork, DEPTH, WIDTH)
-    tx = regression.balanced()
-    _, opt_state, history = train(train_step_by_terms, tx, model, 30)
-    regression.check_terms(history, opt_state)
+    begin = functools.partial(start, step, model)
+    regression.check_training(begin, unstack, kind, **options)

@@ -60,22 +60,16 @@ def stack_axis(path, leaf):
     ("network", "stack_axis"), [(network, None), (deep_network, stack_axis)]
 )
 def test_layers_are_trained_as_layers_of_their_own(network, stack_axis):
-    def unstack(params):
+    def start(tx):
+        shapes = jax.eval_shape(network.init, jax.random.key(0), x)
+        params = regression.initialise(shapes)
+        return create_train_step(network, tx), params, tx.init(params)
+
+    def unstack(params, opt_state):
         layers = [(layer["w"], layer["b"]) for layer in params.values()]
         if stack_axis is None:
             return layers
         first, hidden, last = layers
         return [first, *zip(*hidden, strict=True), last]
 
-    base = optax.sgd(1e-2)
-    tx = regression.observed(base, stack_axis=stack_axis)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
-    params = regression.initialise(shapes)
-    step = create_train_step(network, tx)
-    once, opt_state, _ = regression.train(step, params, tx.init(params), steps=1)
-    reference = regression.scale_of_prediction_gradient(network.apply(params, x))
-    regression.check_layers(opt_state, unstack, reference)
-    trained, _, _ = regression.train(step, once, opt_state, steps=9)
-    regression.check_trained_as(
-        unstack(params), unstack(trained), base, with_reference=True
-    )
+    regression.check_training(start, unstack, "reference", stack_axis=stack_axis)
