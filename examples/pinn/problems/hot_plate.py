@@ -1,7 +1,6 @@
 """u_t = 15 Δu on a cold unit square whose top is at 1; its corners do not agree.
 
-In units of 100 degrees. After a hundredth of a unit of time the plate is at rest, as
-Laplace's equation with one warm side.
+After a hundredth of a unit of time the plate is at rest.
 """
 
 import numpy as np
@@ -11,6 +10,7 @@ from examples.pinn.operators import d, dd
 from examples.pinn.problems.problem import Condition, Problem, given
 
 DIFFUSIVITY = 15.0
+MODES = 40
 DOMAIN = Box((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
@@ -18,18 +18,22 @@ def residual(points, u_t, laplacian):
     return u_t - DIFFUSIVITY * laplacian
 
 
-def exact(points, terms=199):
-    """The plate at rest, by its sine series; zero at the start.
+def exact(points):
+    """The sine series of the plate at rest, without what has not decayed yet.
 
-    The slowest part of the difference from it has decayed by exp(-2 π² 15 t), so this
-    is right at t = 0 and, to 1e-12, from t = 0.1 on, where the grid has its points.
+    Its forty frequencies of a coordinate are enough from t = 0.002 on.
     """
     x, y, t = points.T
     u = np.zeros(len(points))
-    for n in range(1, terms + 1, 2):
+    for n in range(1, 200, 2):
         # sinh(nπy) / sinh(nπ), without overflow
         profile = np.exp(n * np.pi * (y - 1)) * np.expm1(-2 * n * np.pi * y)
         profile /= np.expm1(-2 * n * np.pi)
+        if n < MODES:
+            for m in range(1, MODES):
+                size = 2 * m * (-1) ** (m + 1) / (np.pi * (n**2 + m**2))
+                decay = np.exp(-DIFFUSIVITY * np.pi**2 * (n**2 + m**2) * t)
+                profile -= size * decay * np.sin(m * np.pi * y)
         u += 4 / (n * np.pi) * np.sin(n * np.pi * x) * profile
     top = (y == 1) & (x > 0) & (x < 1)
     return np.where(top, 1.0, np.where(t == 0, 0.0, u))
