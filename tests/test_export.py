@@ -10,9 +10,9 @@ import re
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
+from definitions import random_layer
 from jax import export, lax
 
 import stablegrad_optax as sg
@@ -22,47 +22,32 @@ TERMS = ("classes", "weights")
 
 
 def initial_params(dtype):
-    """A convolution, three dense layers in one leaf, and a dense layer."""
-    shapes = {
-        "conv": {"kernel": (3, 3, 3, 4), "bias": (4,)},
-        "blocks": {"kernel": (3, 96, 96), "bias": (3, 96)},
-        "first": {"kernel": (256, 96), "bias": (96,)},
-        "head": {"kernel": (96, 2), "bias": (2,)},
+    """A dense layer, three in one leaf, and another."""
+    members = [random_layer(16, 16, 0.2, dtype, seed) for seed in range(3)]
+    return {
+        "first": random_layer(12, 16, 0.2, dtype),
+        "blocks": jax.tree.map(lambda *x: jnp.stack(x), *members),
+        "head": random_layer(16, 2, 0.2, dtype),
     }
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda shape: jnp.asarray(0.1 * rng.normal(size=shape), dtype),
-        shapes,
-        is_leaf=lambda node: isinstance(node, tuple),
-    )
 
 
-def predict(params, images, labels):
-    x = lax.conv_general_dilated(
-        images,
-        params["conv"]["kernel"],
-        window_strides=(1, 1),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    x = jax.nn.relu(x + params["conv"]["bias"]).reshape(len(x), -1)
-    x = x @ params["first"]["kernel"] + params["first"]["bias"]
-    x, _ = lax.scan(
-        lambda x, layer: (jnp.tanh(x @ layer["kernel"] + layer["bias"]), None),
-        x,
-        params["blocks"],
-    )
+def predict(params, x, labels):
+    def apply(x, layer):
+        return jnp.tanh(x @ layer["kernel"] + layer["bias"]), None
+
+    x, _ = apply(x, params["first"])
+    x, _ = lax.scan(apply, x, params["blocks"])
     return x @ params["head"]["kernel"] + params["head"]["bias"]
 
 
-def cross_entropy(logits, images, labels):
+def cross_entropy(logits, x, labels):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def losses(params, images, labels):
-    logits = predict(params, images, labels)
+def losses(params, x, labels):
+    logits = predict(params, x, labels)
     squares = [jnp.mean(leaf**2) for leaf in jax.tree.leaves(params)]
-    return {"classes": cross_entropy(logits, images, labels), "weights": sum(squares)}
+    return {"classes": cross_entropy(logits, x, labels), "weights": sum(squares)}
 
 
 def train_step(dtype):
@@ -75,26 +60,23 @@ def train_step(dtype):
     def stack_axis(path, leaf):
         return 0 if path[0].key == "blocks" else None
 
-    tx = optax.chain(
-        sg.balance_terms(TERMS),
-        sg.stablegrad(stack_axis=stack_axis),
-        optax.adam(1e-2),
-    )
+    first = sg.balance_terms(TERMS), sg.stablegrad(stack_axis=stack_axis)
+    tx = optax.chain(*first, optax.adam(1e-2))
     leaves, treedef = jax.tree.flatten((params, tx.init(params)))
 
     @jax.jit
-    def step(leaves, images, labels):
+    def step(leaves, x, labels):
         params, state = treedef.unflatten(leaves)
-        values, grads = sg.value_and_grad_of_terms(losses)(params, images, labels)
+        values, grads = sg.value_and_grad_of_terms(losses)(params, x, labels)
         reference_of = sg.value_and_grad_with_reference(predict, cross_entropy)
-        *_, reference = reference_of(params, images, labels)
+        *_, reference = reference_of(params, x, labels)
         updates, state = tx.update(
             grads, state, params, values=values, reference=reference
         )
         return jax.tree.leaves((optax.apply_updates(params, updates), state))
 
-    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3))
-    return step, (leaves, jnp.asarray(images, dtype), jnp.array([0, 1, 1, 0]))
+    x = random_layer(4, 12, dtype=dtype)["kernel"]
+    return step, (leaves, x, jnp.array([0, 1, 1, 0]))
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from definitions import assert_close, random_layer, rescaled, scale, wide
+from definitions import assert_close, balanced, random_layer, rescaled, scale, wide
 
 import stablegrad_optax as sg
 
@@ -63,21 +63,19 @@ def test_balanced_terms():
         }
         for seed, (name, size) in enumerate(sizes.items())
     }
-    tx = sg.balance_terms(tuple(sizes), {"b": 2.0}, power=0.0)
-    total, state = jax.jit(tx.update)(grads, tx.init(None))
-    assert {x.dtype for x in total["wide"].values()} == {jnp.dtype("float64")}
-    assert {x.dtype for x in total["narrow"].values()} == {jnp.dtype("float32")}
-    scales = {name: scale(term, "rms") for name, term in grads.items()}
-    for name, weight in state.weights.items():
-        expected = (1 + (name == "b")) / scales[name]
-        np.testing.assert_allclose(weight, expected, rtol=1e-10)
-    wide_terms = {name: term["wide"] for name, term in grads.items()}
-    expected = jax.tree.map(
-        lambda *x: sum(state.weights[k] * y for k, y in zip(sizes, x, strict=True)),
-        *wide_terms.values(),
+    values = {"a": 1e-90, "b": 2.0, "c": 1e90}
+    tx = sg.balance_terms(tuple(sizes), {"b": 2.0})
+    total, state = jax.jit(tx.update)(grads, tx.init(None), values=values)
+    importance = {"a": 1.0, "b": 2.0, "c": 1.0}
+    ((expected, weights, *_),) = balanced([grads], [values], importance, 0.99, 0.5)
+    np.testing.assert_allclose(
+        [state.weights[name] for name in sizes], [*weights.values()], rtol=1e-10
     )
-    assert_close(total["wide"], expected, 1e-12)
-    np.testing.assert_allclose(jnp.diag(sg.term_alignment(wide_terms)), 1, rtol=1e-12)
+    for name, dtype, rtol in (("wide", "float64", 1e-10), ("narrow", "float32", 1e-5)):
+        assert {x.dtype for x in total[name].values()} == {jnp.dtype(dtype)}
+        assert_close(total[name], expected[name], rtol)
+    cosines = sg.term_alignment({k: g["wide"] for k, g in grads.items()})
+    np.testing.assert_allclose(jnp.diag(cosines), 1, rtol=1e-12)
 
 
 def test_terms_of_several_dtypes():

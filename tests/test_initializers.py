@@ -100,16 +100,6 @@ def test_critical_in_closed_form(activation, expected):
     np.testing.assert_allclose(gain, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("bias_variance", [0.0, 0.05, 0.5])
-def test_critical_of_a_cosine_in_closed_form(bias_variance):
-    # E[sin²(√q z)] = (1 - e^(-2q)) / 2 and E[cos²(√q z)] = (1 + e^(-2q)) / 2.
-    q = optimize.brentq(
-        lambda q: 1 / math.tanh(q) + bias_variance - q, 0.1, 10, xtol=1e-12
-    )
-    gain = squared_gain(initializers.critical, jnp.cos, bias_variance)
-    np.testing.assert_allclose(gain, 2 / (1 - math.exp(-2 * q)), rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("name", "bias_variance"),
     [
@@ -118,6 +108,7 @@ def test_critical_of_a_cosine_in_closed_form(bias_variance):
         ("hard_tanh", 0.05),
         ("sin", 1.0),
         ("cos", 0.0),
+        ("cos", 0.5),
         ("gelu", 0.05),
     ],
 )

@@ -149,6 +149,10 @@ def lookahead(base):
     return optax.lookahead(base, sync_period=2, slow_step_size=0.5)
 
 
+def injected(head):
+    return optax.inject_hyperparams(head.factory)(**head.option)
+
+
 def injected_chain(head, base):
     def factory(number):
         return optax.chain(head.factory(**dict.fromkeys(head.option, number)), base)
@@ -162,92 +166,81 @@ class Row:
     """A way to put a transformation and a base optimizer together."""
 
     name: str  # what a user knows the wrapper by
-    build: Callable  # of the head and the base
-    plain: Callable = itself  # the same without the head
+    base: Callable = itself  # wraps the base
+    both: Callable = itself  # wraps the chain of the head and the base
+    head: Callable = Head.make  # makes the transformation of the head, wrapped
+    chain: Callable = optax.chain  # puts them together
     of: dict[str, Head] = dataclasses.field(default_factory=lambda: HEADS)
     mask: Callable = everything  # what the head gets to see
     params: Callable = itself  # what it takes for parameters
 
+    def build(self, head, base):
+        return self.both(self.chain(self.head(head), self.base(base)))
 
-def behind(name, wrapper, of=HEADS):
-    def build(head, base):
-        return optax.chain(head.make(), wrapper(base))
-
-    return Row(name, build, wrapper, of)
-
-
-def around_both(name, wrapper, of=HEADS, **options):
-    def build(head, base):
-        return wrapper(optax.chain(head.make(), base))
-
-    return Row(name, build, wrapper, of, **options)
-
-
-def around_head(name, wrapper, mask=everything):
-    def build(head, base):
-        return optax.chain(wrapper(head.make()), base)
-
-    return Row(name, build, of=ALONE, mask=mask)
+    def plain(self, base):
+        """The same without the head."""
+        return self.both(self.base(base))
 
 
 # Where a wrapper would take the terms for parameters.
 ALONE = {"stablegrad": HEADS["stablegrad"]}
 ROWS = {
-    "sgd": behind("optax.sgd", itself),
-    "adam": behind("optax.adam", lambda base: optax.adam(1e-2)),
-    "lion": behind("optax.lion", lambda base: optax.lion(1e-3)),
-    "muon": behind("optax.contrib.muon", lambda base: optax.contrib.muon(1e-2)),
-    "chain-stablegrad": behind(
+    "sgd": Row("optax.sgd"),
+    "adam": Row("optax.adam", lambda base: optax.adam(1e-2)),
+    "lion": Row("optax.lion", lambda base: optax.lion(1e-3)),
+    "muon": Row("optax.contrib.muon", lambda base: optax.contrib.muon(1e-2)),
+    "chain-stablegrad": Row(
         "optax.chain",
         lambda base: optax.chain(sg.stablegrad(), base),
-        {"balance_terms": HEADS["balance_terms"]},
+        of={"balance_terms": HEADS["balance_terms"]},
     ),
     "chain-named": Row(
         "optax.named_chain",
-        lambda head, base: optax.named_chain(("head", head.make()), ("base", base)),
+        chain=lambda head, base: optax.named_chain(("head", head), ("base", base)),
     ),
-    "masked-head": around_head("optax.masked", masked, in_first),
-    "masked-both": around_both("optax.masked", masked, ALONE, mask=in_first),
-    "masked-base": behind("optax.masked", masked),
-    "partition-both": around_both(
-        "optax.partition", first_and_rest, ALONE, mask=in_first
+    "masked-head": Row(
+        "optax.masked",
+        head=lambda head: masked(head.make()),
+        of=ALONE,
+        mask=in_first,
     ),
-    "partition-base": behind(
+    "masked-both": Row("optax.masked", both=masked, of=ALONE, mask=in_first),
+    "masked-base": Row("optax.masked", masked),
+    "partition-both": Row(
+        "optax.partition", both=first_and_rest, of=ALONE, mask=in_first
+    ),
+    "partition-base": Row(
         "optax.partition", partitioned(lambda layer, name: name == "kernel")
     ),
-    "MultiSteps-base": behind("optax.MultiSteps", every_second),
-    "inject_hyperparams-both": Row("optax.inject_hyperparams", injected_chain),
-    "inject_hyperparams-head": Row(
-        "optax.inject_hyperparams",
-        lambda head, base: optax.chain(
-            optax.inject_hyperparams(head.factory)(**head.option), base
-        ),
+    "MultiSteps-base": Row("optax.MultiSteps", every_second),
+    "inject_hyperparams-both": Row(
+        "optax.inject_hyperparams", head=itself, chain=injected_chain
     ),
-    "apply_if_finite-both": around_both("optax.apply_if_finite", finite_only, ALONE),
-    "apply_if_finite-base": behind("optax.apply_if_finite", finite_only),
-    "conditionally_transform-head": around_head(
+    "inject_hyperparams-head": Row("optax.inject_hyperparams", head=injected),
+    "apply_if_finite-both": Row("optax.apply_if_finite", both=finite_only, of=ALONE),
+    "apply_if_finite-base": Row("optax.apply_if_finite", finite_only),
+    "conditionally_transform-head": Row(
         "optax.conditionally_transform",
-        lambda head: optax.conditionally_transform(head, lambda step: step >= 0),
+        head=lambda head: optax.conditionally_transform(
+            head.make(), lambda step: step >= 0
+        ),
+        of=ALONE,
     ),
-    "flatten-base": behind("optax.flatten", optax.flatten),
-    "snapshot": behind(
-        "optax.snapshot", lambda base: optax.chain(snapshot("scales"), base)
-    ),
-    "monitor": behind(
-        "optax.monitor", lambda base: optax.chain(monitor("scales"), base)
-    ),
-    "schedule_free-both": around_both("optax.contrib.schedule_free", schedule_free),
-    "schedule_free-base": behind("optax.contrib.schedule_free", schedule_free),
-    "lookahead-both": around_both(
+    "flatten-base": Row("optax.flatten", optax.flatten),
+    "snapshot": Row("optax.snapshot", lambda base: optax.chain(snapshot("s"), base)),
+    "monitor": Row("optax.monitor", lambda base: optax.chain(monitor("s"), base)),
+    "schedule_free-both": Row("optax.contrib.schedule_free", both=schedule_free),
+    "schedule_free-base": Row("optax.contrib.schedule_free", schedule_free),
+    "lookahead-both": Row(
         "optax.lookahead",
-        lookahead,
-        WITHOUT_EXTRA_ARGS,
+        both=lookahead,
+        of=WITHOUT_EXTRA_ARGS,
         params=optax.LookaheadParams.init_synced,
     ),
-    "sam-base": behind(
+    "sam-base": Row(
         "optax.contrib.sam",
         lambda base: optax.contrib.sam(base, optax.sgd(0.05)),
-        WITHOUT_EXTRA_ARGS,
+        of=WITHOUT_EXTRA_ARGS,
     ),
 }
 
@@ -327,30 +320,29 @@ def run(tx, gradients, *, params=None, traces=1, **extra_args):
 assert_close = functools.partial(chex.assert_trees_all_close, rtol=2e-4, atol=1e-6)
 
 
-@functools.cache
-def of_base(plain, params, mask, head, dtype, traces):
+def of_base(row, head, dtype):
     """What the base makes of the gradients that the head makes by itself."""
 
     def seen(made, grads):
-        if mask is everything:
+        if row.mask is everything:
             return made
-        return jax.tree.map(lambda m, a, b: a if m else b, mask(made), made, grads)
+        return jax.tree.map(lambda m, a, b: a if m else b, row.mask(made), made, grads)
 
     by_hand = list(map(seen, head.alone(dtype), head.gradients(dtype)))
-    params = params(tree(100, dtype))
-    return run(plain(SGD), by_hand, params=params, traces=traces)[0]
+    return trained(row, row.plain(SGD), by_hand, dtype)
+
+
+def trained(row, tx, gradients, dtype, **extra_args):
+    traces = 2 if row.name in CHANGES_STATE else 1
+    params = row.params(tree(100, dtype))
+    return run(tx, gradients, params=params, traces=traces, **extra_args)[0]
 
 
 def check_against_base(row, head, dtype="float32", **tolerances):
-    traces = 2 if row.name in CHANGES_STATE else 1
-    updates, _ = run(
-        row.build(head, SGD),
-        head.gradients(dtype),
-        params=row.params(tree(100, dtype)),
-        traces=traces,
-        **head.extra_args | ({"unknown": 1.0} if head.extra_args else {}),
-    )
-    expected = of_base(row.plain, row.params, row.mask, head, dtype, traces)
+    extra_args = head.extra_args | ({"unknown": 1.0} if head.extra_args else {})
+    tx = row.build(head, SGD)
+    updates = trained(row, tx, head.gradients(dtype), dtype, **extra_args)
+    expected = of_base(row, head, dtype)
     assert_close(updates, expected, **tolerances)
     chex.assert_trees_all_equal_dtypes(updates, expected)
 
