@@ -6,12 +6,13 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import stablegrad_optax as sg
 from benchmarks.loss_terms import __main__ as benchmark
 from benchmarks.loss_terms import figure
-from benchmarks.loss_terms.methods import METHODS
+from benchmarks.loss_terms.methods import METHODS, OPTIMIZERS, VARIANTS
 
 TERMS = ("residual", "boundary", "initial")
 WEIGHT = 30.0
@@ -39,14 +40,16 @@ def flat(tree):
     return np.concatenate([np.ravel(x).astype(float) for x in jax.tree.leaves(tree)])
 
 
-def results(method, steps):
+VALUES = dict(zip(TERMS, (2.0, 1e-3, 0.1), strict=True))
+
+
+def results(tx, steps):
     """What a method makes of the gradients of some steps."""
-    tx, found = METHODS[method](TERMS), []
+    found = []
     state = tx.init(gradients()["residual"])
     update = jax.jit(tx.update)
-    values = dict.fromkeys(TERMS, 1.0)
     for step in range(steps):
-        total, state = update(gradients(step), state, values=values, weight=WEIGHT)
+        total, state = update(gradients(step), state, values=VALUES, weight=WEIGHT)
         found.append(flat(total))
     return found
 
@@ -74,7 +77,7 @@ def gradient_norms(grads):
 )
 def test_weights_follow_the_paper(method, decay, every, weights_of):
     weights = np.ones(3)
-    for step, total in enumerate(results(method, every + 1)):
+    for step, total in enumerate(results(METHODS[method](TERMS), every + 1)):
         if step % every == 0:
             new = np.asarray(weights_of(rows(step)))
             weights = decay * weights + (1 - decay) * new
@@ -87,7 +90,7 @@ def test_balanced_is_the_library():
 
 def test_config():
     """Of Liu et al. 2024, equation 2, by the pseudo-inverse of the unit gradients."""
-    (total,) = results("ConFIG", 1)
+    (total,) = results(METHODS["ConFIG"](TERMS), 1)
     units = rows() / np.linalg.norm(rows(), axis=1, keepdims=True)
     direction = np.linalg.pinv(units) @ np.ones(3)
     direction /= np.linalg.norm(direction)
@@ -95,21 +98,67 @@ def test_config():
     np.testing.assert_allclose(total, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_dynamic_norms():
+    """Of Deguchi and Asai 2023: a mean of |g_r| / |g_k|, corrected as Adam's."""
+    average = 0.0
+    for step, total in enumerate(results(METHODS["DN-PINN"](TERMS), 21)):
+        if step % 10 == 0:
+            norms = np.linalg.norm(rows(step), axis=1)
+            average = 0.99 * average + 0.01 * norms[0] / norms
+        weights = average / (1 - 0.99 ** (step // 10 + 1))
+        np.testing.assert_allclose(total, weights @ rows(step), rtol=1e-3, atol=1e-5)
+
+
+def optimizer_of(method, base):
+    return OPTIMIZERS[method](TERMS, base, optax.constant_schedule(1.0))
+
+
 def test_multi_adam():
     """Of Yao et al. 2023, algorithm 1: the mean of Adam's steps for each term."""
     first = second = 0.0
-    for step, total in enumerate(results("MultiAdam", 3)):
+    for step, total in enumerate(results(optimizer_of("MultiAdam", None), 3)):
         first = 0.99 * first + 0.01 * rows(step)
         second = 0.99 * second + 0.01 * rows(step) ** 2
         correction = 1 - 0.99 ** (step + 1)
         steps = first / correction / (np.sqrt(second / correction) + 1e-8)
-        np.testing.assert_allclose(total, steps.mean(axis=0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(total, -steps.mean(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_auto_balance():
+    """Of An et al. 2025: the sum of an optimizer's steps for each term."""
+    sign = optax.scale_by_sign()
+    for step, total in enumerate(results(optimizer_of("AutoBalance", sign), 2)):
+        np.testing.assert_allclose(total, np.sign(rows(step)).sum(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("variant", "average"),
+    [
+        ("mean of squares", lambda past, w: np.sqrt(w @ past**2)),
+        ("mean of log", lambda past, w: np.exp(w @ np.log(past))),
+        ("mean", lambda past, w: w @ past),
+        ("largest of the first hundred", lambda past, w: past[:100].max(axis=0)),
+    ],
+)
+def test_memories(variant, average):
+    """The rule of docs/loss_terms.md with another mean of the scales so far."""
+    past = np.empty((0, len(TERMS)))
+    values = np.array([VALUES[term] for term in TERMS])
+    steps = 103 if "hundred" in variant else 4
+    for step, total in enumerate(results(VARIANTS[variant](TERMS), steps)):
+        scales = np.sqrt(np.mean(rows(step) ** 2, axis=1))
+        past = np.vstack([past, scales])
+        weights = 0.99 ** np.arange(len(past))[::-1]
+        remembered = average(past, weights / weights.sum())
+        pull = np.sqrt(values / scales / np.max(values / scales))
+        factors = pull / np.maximum(remembered, scales / 3)
+        np.testing.assert_allclose(total, factors @ rows(step), rtol=1e-3, atol=1e-5)
 
 
 def test_record_and_figure_and_nothing_is_run_twice(tmp_path, monkeypatch, capsys):
     case = "Helmholtz 5 x 50"
     short = dataclasses.replace(benchmark.CASES[case], depth=2, steps=20)
-    monkeypatch.setitem(benchmark.CASES, case, short)
+    monkeypatch.setitem(benchmark.EVERY, case, short)
     out = tmp_path / "terms.json"
     options = benchmark.Options(
         out=out,
@@ -117,6 +166,7 @@ def test_record_and_figure_and_nothing_is_run_twice(tmp_path, monkeypatch, capsy
         bases=("muon",),
         methods=("balanced", "weight", "MultiAdam"),
         weights=(1.0, 100.0),
+        rates=(5e-3,),
         seeds=2,
     )
     benchmark.main(options)
@@ -126,8 +176,10 @@ def test_record_and_figure_and_nothing_is_run_twice(tmp_path, monkeypatch, capsy
     assert named == [("balanced", None), ("weight", 1.0), ("weight", 100.0)]
     assert len({error for run in runs for error in run["errors"]}) == 6
     assert "100" in capsys.readouterr().out
-    figure.main((out,), tmp_path / "muon.png")
-    assert (tmp_path / "muon.png").stat().st_size > 5000
+    for draw in (figure.weights, figure.errors, figure.profile):
+        path = tmp_path / f"{draw.__name__}.png"
+        draw((out,), path)
+        assert path.stat().st_size > 5000
     trained = []
     monkeypatch.setattr(
         benchmark, "errors", lambda *x: trained.append(x) or [[np.nan] * 3]
@@ -145,7 +197,7 @@ def test_record_and_figure_and_nothing_is_run_twice(tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cases": ("wave",)}, "cases must be of Helmholtz 7 x 50, .* got wave"),
+        ({"cases": ("wave",)}, "cases must be of Poisson 1-D 16 x 32, .* got wave"),
         ({"methods": ("best",)}, "methods must be of balanced, .* got best"),
     ],
 )
