@@ -22,4 +22,4 @@ __all__ = [
     "value_and_grad_with_reference",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
