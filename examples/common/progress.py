@@ -54,7 +54,7 @@ class Steps(contextlib.ExitStack):
         bars: Bars | None = None,
     ):
         super().__init__()
-        self._console, self._total = console, total
+        self.console, self._total = console, total
         self._bars = bars or self.enter_context(Bars(console))
         self._id = self._bars.add_task(name, total=total, completed=done, now="")
 
@@ -65,11 +65,11 @@ class Steps(contextlib.ExitStack):
         task = next(task for task in self._bars.tasks if task.id == self._id)
         before = task.completed
         self._bars.update(self._id, completed=done, now=now)
-        if self._console.is_terminal:
+        if self.console.is_terminal:
             return
         if done * LOG_LINES // self._total > before * LOG_LINES // self._total:
             left = "?" if task.time_remaining is None else f"{task.time_remaining:.0f}"
-            self._console.print(
+            self.console.print(
                 f"{task.description} {done}/{self._total}, {task.elapsed:.0f} s gone, "
                 f"{left} s left, {now}",
                 soft_wrap=True,

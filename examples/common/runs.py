@@ -7,7 +7,6 @@ metrics.json     settings and results; written last, so a run that has it is fin
 """
 
 import json
-import math
 import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -103,7 +102,7 @@ class Recording(Run):
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool):
         super().__init__(path)
-        self._settings = _jsonable(settings)
+        self._settings = json.loads(_dumps(dict(settings)))
         # Held by the process, so that it is free again however the process ends.
         self._lock = filelock.FileLock(path / ".lock")
         on_first_process(lambda: self._begin(resume))
@@ -128,7 +127,7 @@ class Recording(Run):
         except filelock.Timeout:
             raise RunError(f"--out {self.path} is in use by another process.") from None
         if not file.exists():
-            write_json(file, self._settings)
+            _write(file, _dumps(self._settings, indent=1))
 
     def __enter__(self) -> "Recording":
         self._manager = self._checkpoints()
@@ -168,7 +167,7 @@ class Recording(Run):
 
         `results` is called by the process that writes it.
         """
-        record = {
+        made = {
             "settings": self._settings,
             "versions": {
                 "python": platform.python_version(),
@@ -181,9 +180,12 @@ class Recording(Run):
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
         }
-        on_first_process(
-            lambda: write_json(self.path / "metrics.json", record | {**results()})
-        )
+
+        def write():
+            text = _dumps(made | dict(results()), indent=1)
+            _write(self.path / "metrics.json", text)
+
+        on_first_process(write)
 
 
 def on_first_process(do: Callable[[], None]) -> None:
@@ -202,11 +204,6 @@ def on_first_process(do: Callable[[], None]) -> None:
         raise error
 
 
-def write_json(path: Path, record: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    _write(path, _dumps(record, indent=1) + "\n")
-
-
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """An object from a file in the folder of `what`."""
     try:
@@ -221,23 +218,20 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)
 
 
 def _dumps(record: Any, indent: int | None = None) -> str:
-    return json.dumps(_jsonable(record), allow_nan=False, indent=indent)
+    """JSON: arrays as lists, and what is not finite as null, for JSON has no NaN."""
 
+    def plain(x):
+        if isinstance(x, (float, np.ndarray, np.generic, jax.Array)):
+            x = np.asarray(x)
+            return np.where(np.isfinite(x), x, None).tolist()
+        return x
 
-def _jsonable(value: Any) -> Any:
-    """Arrays as lists, and what is not finite as null: JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {str(k): _jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(v) for v in value]
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return _jsonable(np.asarray(value).tolist())
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    record = jax.tree.map(plain, record)
+    return json.dumps(record, allow_nan=False, indent=indent, default=str)

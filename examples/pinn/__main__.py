@@ -15,10 +15,9 @@ from rich.console import Console
 from examples.common import command_line
 from examples.common.runs import RunError
 from examples.pinn import demo, figures, studies
-from examples.pinn import run as training
+from examples.pinn import train as training
 from examples.pinn.config import Config
-from examples.pinn.scores import JUDGE
-from examples.pinn.train import fields
+from examples.pinn.studies import JUDGE
 
 
 def train(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
@@ -51,8 +50,7 @@ def evaluate(
     if outside := np.sum(~np.asarray(problem.domain.contains(places))):
         print(f"{outside} of {len(places)} points are outside the domain.")
     rate = training.finite_rate(finished, config, lr_index, seed)
-    params = training.params_of(finished, config, rate, seed)
-    found = fields(config, params, places)
+    found = training.fields(finished, config, rate, seed, places)
     out.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".npy":
         np.save(out, found[problem.fields[0]])

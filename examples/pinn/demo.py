@@ -12,9 +12,9 @@ from rich.console import Console
 from examples.common import command_line, comparison, pictures, progress
 from examples.common.runs import Run
 from examples.pinn.config import Config
-from examples.pinn.figures import curves, image, on_grid
-from examples.pinn.run import train
-from examples.pinn.scores import JUDGE, SCORE, final_scores
+from examples.pinn.figures import curves, on_grid, picture
+from examples.pinn.studies import JUDGE, SCORE, final_scores
+from examples.pinn.train import train
 
 BALANCED = "balanced, no weight"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -34,24 +34,6 @@ CASES: dict[str, dict[str, Any]] = {
 """What was used for the figure of docs/loss_terms.md, in fewer steps."""
 
 
-def runs(out: Path, steps: int, seeds: int) -> dict[str, Config]:
-    """The run of each problem and method; all of them checked."""
-    runs = {
-        f"{problem}, {method}": Config(
-            out / f"{problem}, {method}",
-            problem=problem,
-            steps=steps,
-            seeds=seeds,
-            resume=True,
-            **case,
-            **options,
-        )
-        for problem, case in CASES.items()
-        for method, (_, options) in METHODS.items()
-    }
-    return command_line.checked(runs, only="")
-
-
 def demo(out: Path = Path("demo"), steps: int = 1000, seeds: int = 3) -> None:
     """Train two PINNs by three weights of the conditions and without, and draw them.
 
@@ -60,7 +42,15 @@ def demo(out: Path = Path("demo"), steps: int = 1000, seeds: int = 3) -> None:
       steps: Steps of each method.
       seeds: Initial weights and sequences of points; the same for every method.
     """
-    configs, console = runs(out, steps, seeds), Console(soft_wrap=True)
+    common: dict[str, Any] = {"steps": steps, "seeds": seeds, "resume": True}
+    runs = {
+        f"{problem}, {method}": case | options | {"problem": problem}
+        for problem, case in CASES.items()
+        for method, (_, options) in METHODS.items()
+    }
+    configs = {name: Config(out / name, **common | x) for name, x in runs.items()}
+    command_line.checked(configs, only="")
+    console = Console(soft_wrap=True)
     # In threads: a program of small steps leaves cores idle.
     with ThreadPoolExecutor(len(configs)) as pool, progress.Bars(console) as bars:
         for run in [pool.submit(train, c, console, bars) for c in configs.values()]:
@@ -75,18 +65,13 @@ def demo(out: Path = Path("demo"), steps: int = 1000, seeds: int = 3) -> None:
 
 def draw(path: Path, configs: Mapping[str, Config]) -> None:
     """A row for each problem: errors over time, and where the field is wrong."""
+    size = (13, 3.75 * len(CASES))
     figure, rows = plt.subplots(
-        len(CASES),
-        3,
-        squeeze=False,
-        figsize=(13, 3.75 * len(CASES)),
-        layout="constrained",
+        len(CASES), 3, squeeze=False, figsize=size, layout="constrained"
     )
     steps = next(iter(configs.values())).steps
-    figure.suptitle(
-        "Fixed weights of the conditions, and balanced loss terms: "
-        f"{steps} steps of Muon"
-    )
+    title = "Fixed weights of the conditions, and balanced loss terms"
+    figure.suptitle(f"{title}: {steps} steps of Muon")
     for (left, *others), name in zip(rows, CASES, strict=True):
         for method, (color, _) in METHODS.items():
             history = list(Run(configs[f"{name}, {method}"].out).history())
@@ -94,19 +79,19 @@ def draw(path: Path, configs: Mapping[str, Config]) -> None:
         title = f"{name.capitalize()}: each seed, and the median"
         left.set(ylabel="relative L2 error", title=title)
         # The median seed of each method, in one range of colours.
-        differences, titles = [], []
+        panels = {}
         for method in COMPARED:
             config = configs[f"{name}, {method}"]
-            problem, finished = config.find_problem(), Run(config.out)
-            (errors,) = final_scores(finished.metrics)
+            problem, run = config.find_problem(), Run(config.out)
+            (errors,) = final_scores(run.metrics)
             seed = int(np.argsort(errors)[config.seeds // 2])
-            u = on_grid(finished, config, 0, seed)["u"]
-            exact = problem.solution(problem.grid())["u"]
-            differences.append(u - exact.reshape(u.shape))
-            titles.append(f"{method}, seed {seed}: error {errors[seed]:.2g}")
-        limit = float(np.nanmax(np.abs(differences)))
-        for ax, difference, title in zip(others, differences, titles, strict=True):
-            shown = image(ax, problem, difference, limit, title)
+            u, grid = on_grid(run, config, 0, seed)["u"], problem.grid()
+            difference = u - problem.solution(grid)["u"].reshape(u.shape)
+            panels[f"{method}, seed {seed}: error {errors[seed]:.2g}"] = difference
+        points = grid.reshape(*problem.resolution, -1)
+        limit = float(np.nanmax(np.abs([*panels.values()])))
+        for ax, (title, difference) in zip(others, panels.items(), strict=True):
+            shown = picture(ax, problem, points, difference, title, limit)
         figure.colorbar(shown, ax=others, label="network - solution")
     rows[0, 0].legend(loc="lower left")
     pictures.save(figure, path)

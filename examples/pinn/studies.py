@@ -1,24 +1,50 @@
-"""Named sets of runs: every method with the same rates, seeds and budget."""
+"""Named sets of runs: every method with the same rates, seeds and budget.
+
+And what runs are judged by.
+"""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
+from examples.common.comparison import Judge, Measure, Record
 from examples.common.optimizers import ScaleControl
-from examples.pinn.config import Config
+from examples.pinn.config import OF_OLDER_RUNS, Config
+
+SCORE = "relative_l2"
+"""The key of the errors in metrics.json."""
+
+ERROR = Measure(
+    "relative L2 error", key=SCORE, lower_is_better=True, threshold=0.1, highest=2.0
+)
+# Of problems without a known solution.
+LOSS = Measure("loss", key="loss", lower_is_better=True, threshold=np.inf, highest=1e6)
+JUDGE = Judge(
+    measures=(ERROR, LOSS),
+    axis="depth",
+    defaults={**vars(Config(Path())), **OF_OLDER_RUNS},
+    speed="steps_per_second",
+)
+
+
+def final_scores(record: Record) -> np.ndarray:
+    """Relative L2 errors by rate and seed, or losses if the solution is not known."""
+    return JUDGE.measure_of([record]).scores(record)
+
+
+def best_rate(scores: np.ndarray) -> int:
+    """The index of the learning rate with the best median."""
+    return int(np.argmin(np.median(scores, axis=1)))
+
+
+# --- The sets ---
 
 StudyName = Literal["depth", "sgd", "muon", "helmholtz", "burgers"]
-Runs = dict[str, Config]
 Options = dict[str, dict[str, Any]]
 """The options of runs, by name."""
-
-COMMON = {
-    "lr": (3e-4, 1e-3, 3e-3),
-    "seeds": 5,
-    "terms": "weighted",
-    "resume": True,
-}
 ALL = get_args(ScaleControl)
 TWO = ("none", "stablegrad")
 
@@ -26,11 +52,8 @@ TWO = ("none", "stablegrad")
 def methods(optimizer: str, controls: Iterable[str], **options: Any) -> Options:
     """A run for each scale control."""
     return {
-        f"{optimizer}-{control}": {
-            "optimizer": optimizer,
-            "scale_control": control,
-            **options,
-        }
+        f"{optimizer}-{control}": options
+        | {"optimizer": optimizer, "scale_control": control}
         for control in controls
     }
 
@@ -52,7 +75,7 @@ def sgd() -> Options:
 
 def settings_of_stablegrad() -> Options:
     """Muon, adam and lion: which reference, grouping, initialisation and order?"""
-    controls: list[dict[str, str]] = [
+    controls = [
         {"scale_control": "none"},
         *(
             {"scale_control": control, "group_by": group_by}
@@ -61,15 +84,11 @@ def settings_of_stablegrad() -> Options:
         ),
         {"scale_control": "stablegrad", "order": "after"},
     ]
+    runs = itertools.product(("muon", "adam", "lion"), ("glorot", "critical"), controls)
     return {
-        "-".join((optimizer, weights, *control.values())): {
-            "optimizer": optimizer,
-            "initialization": weights,
-            **control,
-        }
-        for optimizer, weights, control in itertools.product(
-            ("muon", "adam", "lion"), ("glorot", "critical"), controls
-        )
+        "-".join((optimizer, weights, *control.values())): control
+        | {"optimizer": optimizer, "initialization": weights}
+        for optimizer, weights, control in runs
     }
 
 
@@ -88,9 +107,9 @@ def helmholtz() -> Options:
         "steps": 40_000,
         "checkpoint_every": 2000,
     }
-    runs = methods("adam", ALL) | methods("muon", TWO)
+    runs = methods("adam", ALL, **common) | methods("muon", TWO, **common)
     return {
-        f"{name}-weight{weight:g}": common | options | {"condition_weight": weight}
+        f"{name}-weight{weight:g}": options | {"condition_weight": weight}
         for weight in (4.0, 100.0, 1000.0)
         for name, options in runs.items()
     }
@@ -128,17 +147,19 @@ def runs(
     folder: Path,
     depths: Sequence[int] | None,
     changes: Mapping[str, Any],
-) -> Runs:
+) -> dict[str, Config]:
     """The runs of a study in their folders, by name.
 
     `changes` that are not None apply to all of them.
     """
-    changes = {name: x for name, x in changes.items() if x is not None}
+    common = {"lr": (3e-4, 1e-3, 3e-3), "seeds": 5, "terms": "weighted", "resume": True}
+    changed = {name: x for name, x in changes.items() if x is not None}
     usual, runs = STUDIES[study]
-    configs = {}
-    for depth, (name, options) in itertools.product(depths or usual, runs.items()):
-        name = f"depth{depth}-{name}"
-        configs[name] = Config(
-            folder / name, depth=depth, **{**COMMON, **options, **changes}
+    return {
+        f"depth{depth}-{name}": Config(
+            folder / f"depth{depth}-{name}",
+            depth=depth,
+            **common | options | changed,
         )
-    return configs
+        for depth, (name, options) in itertools.product(depths or usual, runs.items())
+    }

@@ -1,26 +1,43 @@
-"""Training: all learning rates and seeds as columns of one jitted program."""
+"""A run: all learning rates and seeds as columns of one jitted program."""
 
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from rich.console import Console
 
 import stablegrad_optax as sg
-from examples.common import optimizers
+from examples.common import optimizers, progress
+from examples.common.runs import Recording, Run, RunError
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
 from examples.pinn.objective import (
     UNKNOWNS,
     Objective,
     initial_params,
-    network_of,
     unknowns_of,
     weighted_sum,
 )
+from examples.pinn.problems import is_own, own
+from examples.pinn.studies import SCORE, best_rate, final_scores
+
+RESULTS = (SCORE, "loss", "errors", "losses", "unknowns")
+"""What metrics.json takes from the last line of the history."""
+
+
+class DivergedError(RunError):
+    """No column of a run is left."""
+
+    code = 1
+
+
+# --- What a step does ---
 
 
 class Found(NamedTuple):
@@ -46,6 +63,12 @@ class Phase(NamedTuple):
     update: Callable[..., tuple[Any, Any, Found]]
     """Maps params, optimizer state, learning rate, seed and step of the run to new
     params and state, and to what was found on the way."""
+
+
+def phases_of(objective: Objective) -> list[Phase]:
+    """The phases of a run that have steps."""
+    both = first_order(objective), lbfgs(objective)
+    return [phase for phase in both if phase.end > phase.first]
 
 
 def first_order(objective: Objective) -> Phase:
@@ -89,15 +112,11 @@ def first_order(objective: Objective) -> Phase:
 
 def lbfgs(objective: Objective) -> Phase:
     """L-BFGS with a zoom line search, on fixed points."""
-    config = objective.config
-    tx = optax.lbfgs()
+    config, tx = objective.config, optax.lbfgs()
 
     def update(params, state, lr, seed, step):
         points = objective.sample(jax.random.key(2000 + seed), config.lbfgs_points)
-
-        def loss(params):
-            return objective.loss(params, points)
-
+        loss = functools.partial(objective.loss, points=points)
         value, grads = optax.value_and_grad_from_state(loss)(params, state=state)
         updates, state = tx.update(
             grads, state, params, value=value, grad=grads, value_fn=loss
@@ -138,8 +157,15 @@ def optimizer_of(
     return optax.chain(base, control, optax.scale_by_schedule(rate))
 
 
+# --- Columns, and how they advance ---
+
+
 class Column(NamedTuple):
-    """The training of one learning rate and seed."""
+    """The training of one learning rate and seed.
+
+    Of several columns the leaves have a leading axis: the seeds of the first rate, then
+    those of the next.
+    """
 
     lr: jax.Array
     seed: jax.Array
@@ -149,156 +175,244 @@ class Column(NamedTuple):
     """The step at which loss or weights were no longer finite, or -1."""
 
 
-class Program:
-    """The jitted functions of a run, and the columns that they advance together.
+def columns_of(config: Config) -> Column:
+    """The columns of a run at its beginning, without an optimizer state."""
 
-    The leaves of `columns` have a leading axis: the seeds of the first rate, then those
-    of the next.
-    """
+    def start(lr, seed):
+        params = initial_params(config, jax.random.key(seed))
+        return Column(lr, seed, params, state=(), stopped_at=jnp.int32(-1))
 
-    def __init__(self, config: Config):
-        self.config = config
-        self.objective = Objective(config)
-        both = first_order(self.objective), lbfgs(self.objective)
-        self.phases = [phase for phase in both if phase.end > phase.first]
-        self.total_steps = config.steps + config.lbfgs_steps
-        self.step = self.steps_made = 0
-        self.compile_seconds = self.run_seconds = 0.0
-        # Shapes, until training starts or continues.
-        self.columns: Column = jax.eval_shape(self._start)
-
-    def run(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Advances chunk by chunk; yields the number of steps done and a report.
-
-        The arrays of a report have leading axes for rates and seeds.
-        """
-        if self.step == 0:
-            self.columns = jax.jit(self._start)()
-        for phase in self.phases:
-            if self.step >= phase.end or self.finished:
-                continue
-            if self.step == phase.first:
-                self.columns = jax.jit(_begin(phase))(self.columns)
-            advance = self._compiled(phase)
-            while self.step < phase.end and not self.finished:
-                start = time.perf_counter()
-                end = min(self.step + self.config.chunk, phase.end)
-                bounds = np.int32(self.step), np.int32(end)
-                self.columns, report = advance(self.columns, *bounds)
-                report = jax.tree.map(self._by_rate, jax.device_get(report))
-                self.run_seconds += time.perf_counter() - start
-                self.steps_made += end - self.step
-                self.step = end
-                yield self.step, report
-
-    def restore(self, step: int, columns: Column) -> None:
-        """Continues from a checkpoint."""
-        self.step, self.columns = step, jax.device_put(columns)
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are done, or every column has stopped."""
-        return self.step >= self.total_steps or bool(self.stopped_at.min() >= 0)
-
-    @property
-    def stopped_at(self) -> np.ndarray:
-        """Of each column, shape (rates, seeds); -1 for those that have not stopped."""
-        return self._by_rate(np.asarray(self.columns.stopped_at))
-
-    @property
-    def steps_per_second(self) -> float | None:
-        """Of the steps that this process has made, without compilation."""
-        return self.steps_made / self.run_seconds if self.steps_made else None
-
-    def template(self, step: int) -> Column:
-        """The structure of the columns after some steps, for reading a checkpoint.
-
-        At the boundary of two phases it is that of the phase that ends there.
-        """
-        phase = next(phase for phase in self.phases if step <= phase.end)
-        return jax.eval_shape(_begin(phase), self.columns)
-
-    def _by_rate(self, x: np.ndarray) -> np.ndarray:
-        """Splits the axis of columns into rates and seeds."""
-        return x.reshape(len(self.config.lr), self.config.seeds, *x.shape[1:])
-
-    def _start(self) -> Column:
-        """The columns at the beginning, without an optimizer state."""
-
-        def start(lr, seed):
-            params = initial_params(self.config, jax.random.key(seed))
-            return Column(lr, seed, params, state=(), stopped_at=jnp.int32(-1))
-
-        config = self.config
-        rates = jnp.repeat(jnp.asarray(config.lr, config.dtype), config.seeds)
-        seeds = jnp.tile(jnp.arange(config.seeds), len(config.lr))
-        return jax.vmap(start)(rates, seeds)
-
-    def _compiled(self, phase: Phase) -> Any:
-        """(columns, first, end) -> columns, report: compiled once for all lengths."""
-
-        def chunk(column, first, end):
-            return self._chunk(phase, column, first, end)
-
-        start = time.perf_counter()
-        advance = jax.jit(jax.vmap(chunk, (0, None, None)), donate_argnums=0)
-        compiled = advance.lower(self.columns, np.int32(0), np.int32(1)).compile()
-        self.compile_seconds += time.perf_counter() - start
-        return compiled
-
-    def _chunk(self, phase: Phase, column: Column, first, end):
-        def update(column, index):
-            return phase.update(
-                column.params, column.state, column.lr, column.seed, index
-            )
-
-        def step(index, carry):
-            column, _ = carry
-            old = column.params, column.state
-            *new, found = update(column, index)
-            finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(new[0])]
-            finite.append(jnp.isfinite(found.loss))
-            good = jax.tree.reduce(jnp.logical_and, finite)
-            stops_here = (column.stopped_at < 0) & ~good
-            stopped_at = jnp.where(stops_here, index, column.stopped_at)
-            # A stopped column keeps its last values, and the others continue.
-            params, state = jax.tree.map(
-                lambda new, old: jnp.where(stopped_at < 0, new, old), tuple(new), old
-            )
-            column = Column(column.lr, column.seed, params, state, stopped_at)
-            return column, found
-
-        *_, found = jax.eval_shape(update, column, first)
-        found = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
-        column, found = jax.lax.fori_loop(first, end, step, (column, found))
-        names = sorted(found.term_grads)  # as the leaves of a dict are
-        cosines = sg.term_alignment(found.term_grads) if names else ()
-        return column, {
-            "loss": found.loss,
-            "errors": self.objective.errors(column.params),
-            "unknowns": unknowns_of(column.params),
-            "layer_scales": sg.layer_scales(found.gradient, stack_axis=stack_axis),
-            "losses": found.losses,
-            "term_scales": sg.term_scales(found.term_grads),
-            "term_alignment": {
-                name: dict(zip(names, row, strict=True))
-                for name, row in zip(names, cosines, strict=True)
-            },
-            "term_weights": found.term_weights,
-        }
+    rates = jnp.repeat(jnp.asarray(config.lr, config.dtype), config.seeds)
+    seeds = jnp.tile(jnp.arange(config.seeds), len(config.lr))
+    return jax.vmap(start)(rates, seeds)
 
 
-def _begin(phase: Phase) -> Callable[[Column], Column]:
+def begin(phase: Phase, columns: Column) -> Column:
     """Gives all columns the optimizer state of a phase."""
 
-    def begin(column):
-        return column._replace(state=phase.optimizer(column.lr).init(column.params))
+    def state(lr, params):
+        return phase.optimizer(lr).init(params)
 
-    return jax.vmap(begin)
+    return columns._replace(state=jax.vmap(state)(columns.lr, columns.params))
 
 
-def fields(config: Config, params: Any, points: np.ndarray) -> dict[str, np.ndarray]:
-    """The network's fields at points of shape (n, dimension), in float64 for NumPy."""
-    network = network_of(config)
-    found = jax.jit(network.apply)(params, jnp.asarray(points, config.dtype))
-    return {name: np.asarray(found[name], np.float64) for name in network.fields}
+def template(config: Config, phases: Sequence[Phase], step: int) -> Column:
+    """The structure of the columns after some steps, for reading a checkpoint.
+
+    At the boundary of two phases it is that of the phase that ends there.
+    """
+    phase = next(phase for phase in phases if step <= phase.end)
+    return jax.eval_shape(lambda: begin(phase, columns_of(config)))
+
+
+def advance(
+    objective: Objective, phase: Phase, column: Column, first: jax.Array, end: jax.Array
+) -> tuple[Column, dict[str, Any]]:
+    """Steps `first` to `end` of a column, and a report of the last of them."""
+
+    def update(column, index):
+        return phase.update(column.params, column.state, column.lr, column.seed, index)
+
+    def step(index, carry):
+        column, _ = carry
+        old = column.params, column.state
+        *new, found = update(column, index)
+        finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(new[0])]
+        finite.append(jnp.isfinite(found.loss))
+        good = jax.tree.reduce(jnp.logical_and, finite)
+        stops_here = (column.stopped_at < 0) & ~good
+        stopped_at = jnp.where(stops_here, index, column.stopped_at)
+        # A stopped column keeps its last values, and the others continue.
+        params, state = jax.tree.map(
+            lambda new, old: jnp.where(stopped_at < 0, new, old), tuple(new), old
+        )
+        return Column(column.lr, column.seed, params, state, stopped_at), found
+
+    *_, found = jax.eval_shape(update, column, first)
+    found = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
+    column, found = jax.lax.fori_loop(first, end, step, (column, found))
+    names = sorted(found.term_grads)  # as the leaves of a dict are
+    cosines = sg.term_alignment(found.term_grads) if names else ()
+    return column, {
+        "loss": found.loss,
+        "errors": objective.errors(column.params),
+        "unknowns": unknowns_of(column.params),
+        "layer_scales": sg.layer_scales(found.gradient, stack_axis=stack_axis),
+        "losses": found.losses,
+        "term_scales": sg.term_scales(found.term_grads),
+        "term_alignment": {
+            name: dict(zip(names, row, strict=True))
+            for name, row in zip(names, cosines, strict=True)
+        },
+        "term_weights": found.term_weights,
+    }
+
+
+# --- A run in its folder ---
+
+
+def set_numerics(config: Config) -> None:
+    """Precision, for the whole process: before the first array is made."""
+    jax.config.update("jax_enable_x64", config.dtype == "float64")
+    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+
+
+def train(config: Config, console: Console, bars: progress.Bars | None = None) -> None:
+    """Trains to the end; `bars` is the display that the run shares with others."""
+    config.check()
+    set_numerics(config)
+    # Options that do not go together are errors before a folder is made.
+    objective = Objective(config)
+    phases = phases_of(objective)
+    with Recording(config.out, config.settings(), resume=config.resume) as run:
+        if is_own(config.problem) and not (config.out / own.KEPT).exists():
+            # The run then no longer needs the original.
+            source = own.source_of(Path(config.problem))
+            (config.out / own.KEPT).write_text(source)
+        if run.finished:
+            console.print(f"{config.out} is finished already: nothing to do.")
+            return
+        found = run.resume(functools.partial(template, config, phases))
+        if found is None:
+            step, columns = 0, jax.jit(lambda: columns_of(config))()
+        else:
+            step, columns = found[0], jax.device_put(found[1])
+            console.print(f"Resumed at step {step}.")
+        name = objective.problem.name if bars is None else run.name
+        with progress.Steps(console, name, phases[-1].end, step, bars) as bar:
+            columns, speeds = _advance(objective, phases, step, columns, run, bar)
+        *_, last = run.history()
+        stopped_at = _by_rate(config, columns.stopped_at)
+        results = {name: last[name] for name in RESULTS if name in last}
+        run.finish(lambda: results | speeds | {"stopped_at_step": stopped_at})
+    if stopped_at.min() >= 0:
+        advice = f"Try lower rates than {', '.join(f'{lr:g}' for lr in config.lr)}."
+        if stopped_at.max() == 0:
+            losses = (f"{name} {np.ravel(x)[0]}" for name, x in last["losses"].items())
+            advice = "With the initial weights, the terms of the loss are "
+            advice += f"{', '.join(losses)}."
+        raise DivergedError(
+            f"no learning rate and seed is left: ended at step {last['step']}. {advice}"
+        )
+
+
+def _advance(
+    objective: Objective,
+    phases: Sequence[Phase],
+    step: int,
+    columns: Column,
+    run: Recording,
+    bar: progress.Steps,
+) -> tuple[Column, dict[str, float | None]]:
+    """Trains to the end, or until all columns have stopped.
+
+    Returns:
+      The columns, and how fast this process was.
+    """
+    config, first = objective.config, step
+    compiling = running = 0.0
+    for phase in phases:
+        if step == phase.first:
+            columns = jax.jit(functools.partial(begin, phase))(columns)
+        compiled = None
+        while step < phase.end and jnp.min(columns.stopped_at) < 0:
+            start = time.perf_counter()
+            if compiled is None:
+                chunk = functools.partial(advance, objective, phase)
+                jitted = jax.jit(jax.vmap(chunk, (0, None, None)), donate_argnums=0)
+                compiled = jitted.lower(columns, np.int32(0), np.int32(1)).compile()
+                compiling += time.perf_counter() - start
+                start = time.perf_counter()
+            before, step = step, min(step + config.chunk, phase.end)
+            columns, report = compiled(columns, np.int32(before), np.int32(step))
+            report = jax.tree.map(functools.partial(_by_rate, config), report)
+            running += time.perf_counter() - start
+            stopped_at = _by_rate(config, columns.stopped_at)
+            for rate, seed in np.argwhere(stopped_at >= before):
+                bar.console.print(
+                    f"Learning rate {config.lr[rate]:g}, seed {seed}: no longer finite "
+                    f"at step {stopped_at[rate, seed]}; it stops here."
+                )
+            scores = report["loss"]
+            if report["errors"]:
+                scores = report[SCORE] = np.max([*report["errors"].values()], axis=0)
+            run.append(
+                {"step": step}
+                | {
+                    name: x if name in RESULTS else _few(x)
+                    for name, x in report.items()
+                }
+            )
+            # What matters now, at the rate that is best: a number for each seed.
+            best = best_rate(np.where(stopped_at < 0, scores, np.inf))
+            now = "error " if report["errors"] else "loss "
+            now += " ".join(f"{score:.1e}" for score in scores[best])
+            for name, x in report["unknowns"].items():
+                now += f", {name} " + " ".join(
+                    f"{estimate:.4g}" for estimate in x[best]
+                )
+            bar.show(step, now)
+            every, is_last = config.checkpoint_every, step == phases[-1].end
+            if step // every > before // every or is_last or stopped_at.min() >= 0:
+                run.save(step, columns)
+    return columns, {
+        "steps_per_second": (step - first) / running if running else None,
+        "compile_seconds": compiling,
+    }
+
+
+def _by_rate(config: Config, x: Any) -> np.ndarray:
+    """Splits the axis of columns into rates and seeds."""
+    return np.reshape(x, (len(config.lr), config.seeds, *x.shape[1:]))
+
+
+def _few(values: Any) -> Any:
+    """In few digits: in full, scales would be most of a history."""
+    rounded = np.vectorize(lambda x: float(f"{x:.4g}"), otypes=[float])
+    return jax.tree.map(rounded, values)
+
+
+# --- Finished runs ---
+
+
+def load(path: Path) -> tuple[Run, Config]:
+    """A finished run and its configuration, whose precision is set."""
+    run = Run(path)
+    _ = run.metrics
+    config = Config.of(path, run.settings)
+    set_numerics(config)
+    return run, config
+
+
+def finite_rate(run: Run, config: Config, rate: int | None, seed: int) -> int:
+    """The index of a rate, of the best one if it is None.
+
+    Raises RunError if there is no such column, or if it has stopped.
+    """
+    rate = best_rate(final_scores(run.metrics)) if rate is None else rate
+    if rate not in range(len(config.lr)) or seed not in range(config.seeds):
+        raise RunError(
+            f"--lr-index must be below {len(config.lr)} and --seed below "
+            f"{config.seeds}, got {rate} and {seed}."
+        )
+    if run.metrics["stopped_at_step"][rate][seed] >= 0:
+        raise RunError(
+            f"learning rate {config.lr[rate]:g}, seed {seed} is no longer finite; "
+            "--lr-index and --seed choose others."
+        )
+    return rate
+
+
+def fields(run: Run, config: Config, rate: int, seed: int, points: np.ndarray) -> Any:
+    """The fields of one column by name, in float64 for NumPy.
+
+    `points` have shape (n, dimension).
+    """
+    objective = Objective(config)
+    found = run.restore(functools.partial(template, config, phases_of(objective)))
+    if found is None:
+        raise RunError(f"{run.path} has no checkpoint.")
+    params = jax.tree.map(lambda x: x[rate * config.seeds + seed], found[1].params)
+    network = objective.network
+    values = jax.jit(network.apply)(params, jnp.asarray(points, config.dtype))
+    return {name: np.asarray(values[name], np.float64) for name in network.fields}

@@ -10,8 +10,8 @@ import pytest
 from examples.common.comparison import quartiles
 from examples.common.runs import Recording
 from examples.pinn import __main__ as program
-from examples.pinn import run, studies
-from examples.pinn.scores import JUDGE
+from examples.pinn import studies, train
+from examples.pinn.studies import JUDGE
 
 
 def main(*arguments):
@@ -23,7 +23,7 @@ def trained(monkeypatch):
     """Replaces training by a made-up result; the names of what was trained."""
     names = []
 
-    def train(config, console):
+    def made_up(config, console):
         config.check()
         with Recording(config.out, config.settings(), resume=config.resume) as run:
             if run.finished:
@@ -38,7 +38,7 @@ def trained(monkeypatch):
             }
             run.finish(lambda: results)
 
-    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(train, "train", made_up)
     return names
 
 
