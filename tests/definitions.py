@@ -32,8 +32,13 @@ def elements(tree):
 def scale(tree, statistic="std"):
     """σ of the elements of a tree; that of a single one is its magnitude."""
     x = elements(tree)
+    largest = np.abs(x).max()
+    if not 0 < largest < np.inf:
+        return largest
+    x = x / largest  # so that squares are in range
     rms = np.sqrt(np.mean(np.abs(x) ** 2))
-    return rms if statistic == "rms" or x.size == 1 else max(np.std(x), rms / 16)
+    is_rms = statistic == "rms" or x.size == 1
+    return largest * (rms if is_rms else max(np.std(x), rms / 16))
 
 
 def rescaled(layer, reference=1.0, statistic="std"):

@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from definitions import random_layer, scale
 
 import stablegrad_optax as sg
@@ -49,29 +48,6 @@ def test_the_table():
             ".       temperature  scalar  float32   unchanged",
             "6 layers, 4 with weights; 225 elements; 2 other leaves unchanged",
         ]
-
-
-@pytest.mark.parametrize(
-    ("options", "layers"),
-    [
-        ({}, ["Dense_0", "Dense_1", "Dense_10"]),
-        ({"group_by": "tree"}, ["."]),
-        ({"group_by": lambda path, leaf: path[0].key[-1]}, ["0", "1"]),
-        ({"statistic": "rms", "axis_name": "x"}, ["Dense_0", "Dense_1", "Dense_10"]),
-    ],
-)
-def test_options_of_the_table(options, layers):
-    layer = random_layer(4, 4)
-    params = dict.fromkeys(("Dense_0", "Dense_1", "Dense_10"), layer)
-    table = sg.tabulate(params, **options)
-    assert [line.split()[0] for line in table.splitlines() if line[0] != " "] == [
-        "layer",
-        *layers,
-        str(len(layers)),
-    ]
-    assert table.endswith(
-        f"{len(layers)} layers, {len(layers)} with weights; 60 elements"
-    )
 
 
 def test_an_empty_tree():

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from definitions import assert_close, scale, wide
+from definitions import elements, scale, wide
 from flax import nnx
 
 import stablegrad_optax as sg
@@ -43,47 +43,94 @@ def slices(label, leaf):
     return leaf[None] if label.axis is None else np.moveaxis(leaf, label.axis, 0)
 
 
+def members_of_layers(labels):
+    """For each layer, by name and number of its slice, its (index of a leaf, label)."""
+    layers = collections.defaultdict(list)
+    for index, label in enumerate(labels):
+        if getattr(label, "layer", None) is not None:
+            for i in range(len(slices(label, np.empty(label.shape)))):
+                layers[label.layer, i].append((index, label))
+    return layers
+
+
+# Of elements that are multiplied by their gain.
+ROUNDING = {"bfloat16": 1e-2, "float16": 4e-3, "float64": 1e-9, "complex128": 1e-9}
+
+
+def assert_is_the_definition(
+    labels, before, after, scales, statistic="std", reference=1.0, max_gain=np.inf
+):
+    """γ = ρ / σ for all members of each layer; elements beyond their dtype saturate.
+
+    `scales` are those of layer_scales; all else are lists of leaves.
+    """
+    layers = members_of_layers(labels)
+    assert list(scales) == list(dict.fromkeys(name for name, _ in layers))
+    unchanged = set(range(len(labels)))
+    for (name, i), members in layers.items():
+        weights = [slices(la, before[j])[i] for j, la in members if la.is_weight]
+        sigma, rms = scale(weights, statistic), scale(weights, "rms")
+        with np.errstate(over="ignore"):
+            gain = min(reference / sigma, max_gain) if sigma else 1
+        is_wide = any(jnp.finfo(x.dtype).bits == 64 for x in weights)
+        low, high = (1e-150, 1e150) if is_wide else (1e-17, 1e15)
+        is_in_range = rms == 0 or low < rms < high
+        found = np.ravel(scales[name])[i]
+        assert found.dtype == ("float64" if is_wide else "float32")
+        if is_in_range:
+            np.testing.assert_allclose(found, sigma, rtol=1e-9 if is_wide else 1e-3)
+        for j, label in members:
+            unchanged.discard(j)
+            dtype = before[j].dtype
+            x, got = (wide(slices(label, np.asarray(y[j]))[i]) for y in (before, after))
+            tiny, largest = (
+                float(getattr(jnp.finfo(dtype), n)) for n in ("tiny", "max")
+            )
+            assert np.isfinite(got).all()
+            if is_in_range:
+                # Devices may take subnormal numbers for zero.
+                lost = tiny + max(tiny, float(jnp.finfo("float32").tiny)) * gain
+                for of in (np.real, np.imag):
+                    y = np.clip(gain * of(x), -largest, largest)
+                    rtol = ROUNDING.get(dtype.name, 2e-3)
+                    np.testing.assert_allclose(of(got), y, rtol, lost)
+            elif rms > 1:
+                assert (np.abs(got) <= 1.001 * np.abs(x)).all()
+            elif label.is_weight:  # unchanged, or rescaled
+                bound = 17.1 * reference * np.sqrt(elements(weights).size)
+                assert (np.abs(got) <= np.maximum(bound, np.abs(x))).all()
+    for j in unchanged:
+        assert after[j] is before[j]
+
+
 def assert_layers(labelled, **grouping):
     """layer_scales has the layers of the labels, and the update has their gains."""
     labels, structure = jax.tree.flatten(labelled)
     rng = np.random.default_rng(0)
-    leaves, weights = [], {}
-    for label in labels:
+
+    def gradient(label):
         if not isinstance(label, Label):
-            leaves.append(label)
-            continue
+            return label
         values = 10.0 ** rng.uniform(-4, 4) * rng.normal(size=label.shape)
-        leaves.append(np.asarray(values, np.float32))
-        if label.layer is not None:
-            of_layer = weights.setdefault(label.layer, [])
-            of_layer += [slices(label, leaves[-1])] * label.is_weight
-    tree = jax.tree.unflatten(structure, leaves)
+        return np.asarray(values, np.float32)
 
-    scales = {
-        name: np.array([scale(parts) for parts in zip(*of_layer, strict=True)])
-        for name, of_layer in weights.items()
-    }
-    got = sg.layer_scales(tree, **grouping)
-    assert list(got) == list(scales)
-    for name, found in got.items():
-        np.testing.assert_allclose(np.ravel(found), scales[name], rtol=1e-5)
-
-    updates = jax.tree.leaves(update(tree, **grouping))
-    for label, leaf, got in zip(labels, leaves, updates, strict=True):
-        if getattr(label, "layer", None) is None:
-            assert got is leaf
-            continue
-        pairs = zip(slices(label, np.asarray(got)), slices(label, leaf), strict=True)
-        for (after, before), size in zip(pairs, scales[label.layer], strict=True):
-            assert_close(after, wide(before) / size)
+    before = list(map(gradient, labels))
+    tree = jax.tree.unflatten(structure, before)
+    scales = sg.layer_scales(tree, **grouping)
+    after = jax.tree.leaves(update(tree, **grouping))
+    assert_is_the_definition(labels, before, after, scales)
+    number = sum(map(np.size, scales.values()))
+    assert f"{number} with weights; " in sg.tabulate(tree, **grouping)
 
 
-def update(tree, **options):
+def update(tree, reference=None, **options):
     tx = sg.stablegrad(**options)
-    return tx.update(tree, tx.init(tree))[0]
+    # A library must not promote its users' dtypes behind their backs.
+    with jax.numpy_dtype_promotion("strict"):
+        return tx.update(tree, tx.init(tree), reference=reference)[0]
 
 
-# --- Conventions ---
+# --- Conventions ---# --- Conventions ---
 
 
 class EqxLinear(eqx.Module):
@@ -197,6 +244,10 @@ CONVENTIONS = {
             "key": jax.random.key(0),
         },
     },
+    "single elements": {
+        "first": {"kernel": w("first", 1, 1), "bias": b("first", 1)},
+        "temperature": Label(None, False, ()),
+    },
     "no elements": {
         "empty": {"kernel": b(None, 0, 3), "bias": b()},
         "pooled": dense("pooled") | {"extra": b("pooled", 0, 3)},
@@ -299,7 +350,7 @@ OPTIONS = {
         {"a": w("2", 2, 3), "b": w("1", 3), "c": w("2", 3, 2)},
         {
             "group_by": lambda path, leaf: leaf.ndim,
-            "is_weight": lambda path, leaf: True,
+            "is_weight": lambda path, leaf: np.bool_(True),
         },
     ),
     "callable: keys that print alike": (
