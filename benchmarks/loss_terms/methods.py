@@ -70,21 +70,27 @@ def fixed(grads: Mapping[str, Any], weight: jax.Array) -> Weights:
     return {name: 1.0 if name == RESIDUAL else weight for name in grads}
 
 
+def over(x: jax.Array | float, scale: jax.Array) -> jax.Array:
+    """The quotient, and 0 where the scale is 0: such a term adds nothing."""
+    return jnp.where(scale == 0, 0, x / jnp.where(scale == 0, 1, scale))
+
+
 def equal_scales(grads: Mapping[str, Any], **_: Any) -> Weights:
     """What `sg.balance_terms` did in release 0.1: each term over its own scale."""
-    return {name: 1 / scale for name, scale in sg.term_scales(grads).items()}
+    return {name: over(1, scale) for name, scale in sg.term_scales(grads).items()}
 
 
 def gradient_norms(grads: Mapping[str, Any], **_: Any) -> Weights:
     """Wang, Sankaran, Wang, Perdikaris 2023 (2308.08468): Σ_j |g_j| / |g_k|."""
     scales = sg.term_scales(grads)
-    return {name: sum(scales.values()) / scale for name, scale in scales.items()}
+    total = sum(scales.values())
+    return {name: over(total, scale) for name, scale in scales.items()}
 
 
 def dynamic_norms(grads: Mapping[str, Any], **_: Any) -> Weights:
     """DN-PINN, Deguchi and Asai 2023: |g_residual| / |g_k|, with a bias correction."""
     scales = sg.term_scales(grads)
-    return {name: scales[RESIDUAL] / scale for name, scale in scales.items()}
+    return {name: over(scales[RESIDUAL], scale) for name, scale in scales.items()}
 
 
 def annealed(grads: Mapping[str, Any], **_: Any) -> Weights:
@@ -192,9 +198,9 @@ def remembered(average: Callable[..., Any], start: float = 0.0) -> Method:
             scales = jnp.stack([by_name[name] for name in terms])
             step = state["step"] + 1
             averages, memory = average(scales, state["memory"], step)
-            distances = jnp.stack([values[name] for name in terms]) / scales
+            distances = over(jnp.stack([values[name] for name in terms]), scales)
             pull = jnp.sqrt(distances / jnp.max(distances))
-            weights = pull / jnp.maximum(averages, scales / 3)
+            weights = over(pull, jnp.maximum(averages, scales / 3))
             total = weighted_sum(grads, dict(zip(terms, weights, strict=True)))
             return total, {"memory": memory, "step": step}
 
