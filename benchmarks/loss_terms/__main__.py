@@ -29,9 +29,15 @@ import stablegrad_optax as sg
 from benchmarks import common
 from benchmarks.loss_terms.methods import METHODS, OPTIMIZERS, RESIDUAL, VARIANTS
 from examples.common import optimizers
+from examples.pinn import trivial
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
-from examples.pinn.objective import INITIALIZERS, Objective, initial_params
+from examples.pinn.objective import (
+    INITIALIZERS,
+    Objective,
+    initial_params,
+    unknowns_of,
+)
 
 Base = Literal["muon", "adam"]
 RATES: dict[Base, tuple[float, ...]] = {"muon": (3e-3, 1e-2), "adam": (1e-3, 3e-3)}
@@ -80,6 +86,8 @@ LONG = {
 }
 """Longer runs, for an accelerator."""
 EVERY = CASES | LONG
+TEST_POINTS = 2048
+"""At which terms are compared with those of a constant."""
 
 # What anyinit 0.4.0 gives to hidden layers between tanh: a gain of 1.891.
 INITIALIZERS["anyinit"] = lambda activation: jax.nn.initializers.variance_scaling(
@@ -109,7 +117,7 @@ class Options(common.Options):
     """Folder of PINNacle's reference data; without it its problems are left out."""
 
 
-def errors(
+def results(
     case: Case,
     base: Base,
     method: str,
@@ -117,17 +125,19 @@ def errors(
     rates: Sequence[float],
     weights: Sequence[float],
     seeds: int,
-) -> np.ndarray:
-    """Relative L2 errors at the end, of the field with the largest.
+) -> dict[str, np.ndarray]:
+    """Trains all rates, weights and seeds side by side, in one program.
 
-    All of them are trained side by side, in one program. Shape (rates times weights,
-    seeds).
+    Returns:
+      "errors", the relative L2 error at the end of the field with the largest; and
+      "unsatisfied", the largest share of `trivial.shares`. Shape (rates times weights,
+      seeds).
     """
     config = Config(Path(), **dataclasses.asdict(case), initialization=initialization)
     objective = Objective(config)
     terms = RESIDUAL, *(c.name for c in objective.problem.conditions)
 
-    def error(lr, weight, seed):
+    def train(lr, weight, seed):
         schedule = optax.cosine_decay_schedule(lr, case.steps)
         optimizer = optimizers.base(base, schedule, stack_axis)
         if method in OPTIMIZERS:
@@ -151,13 +161,19 @@ def errors(
         params = initial_params(config, jax.random.key(seed))
         carry = params, tx.init(params)
         params, _ = jax.lax.fori_loop(0, case.steps, step, carry)
-        return jnp.max(jnp.stack([*objective.errors(params).values()]))
+        points = objective.sample(jax.random.key(3000), TEST_POINTS)
+        losses, _ = objective.terms(params, points)
+        shares = trivial.shares(objective, losses, points, unknowns_of(params))
+        return {
+            "errors": jnp.max(jnp.stack([*objective.errors(params).values()])),
+            "unsatisfied": jnp.max(jnp.stack([*shares.values()])),
+        }
 
     product = itertools.product(rates, weights, range(seeds))
     columns = [jnp.asarray(x) for x in zip(*product, strict=True)]
     with jax.default_matmul_precision("highest"):
-        found = np.asarray(jax.jit(jax.vmap(error))(*columns), float)
-    return found.reshape(-1, seeds)
+        found = jax.device_get(jax.jit(jax.vmap(train))(*columns))
+    return {name: np.reshape(x, (-1, seeds)) for name, x in found.items()}
 
 
 def main(options: Options) -> None:
@@ -197,11 +213,9 @@ def main(options: Options) -> None:
         if all(key in map(key_of, made) for key in keys):
             continue
         start = options.initialization, rates, weights, options.seeds
-        reached = errors(case, base, method, *start)
-        for key, numbers in zip(keys, reached, strict=True):
-            # JSON has no NaN.
-            shown = [float(x) if np.isfinite(x) else None for x in numbers]
-            others.append(key | {"errors": shown})
+        found = results(case, base, method, *start)
+        for i, key in enumerate(keys):
+            others.append(key | {name: _jsonable(x[i]) for name, x in found.items()})
         runs = others
         # The file may hold runs of other options: each has its own settings.
         common.save(options, {"settings": {}, "runs": runs})
@@ -210,7 +224,13 @@ def main(options: Options) -> None:
 
 def key_of(run: dict[str, Any]) -> dict[str, Any]:
     """What tells runs apart."""
-    return {name: x for name, x in run.items() if name != "errors"}
+    found = ("errors", "unsatisfied")
+    return {name: x for name, x in run.items() if name not in found}
+
+
+def _jsonable(values: np.ndarray) -> list[float | None]:
+    """JSON has no NaN."""
+    return [float(x) if np.isfinite(x) else None for x in values]
 
 
 def table(runs: list[dict[str, Any]]) -> Table:

@@ -181,9 +181,8 @@ def test_record_and_figure_and_nothing_is_run_twice(tmp_path, monkeypatch, capsy
         draw((out,), path)
         assert path.stat().st_size > 5000
     trained = []
-    monkeypatch.setattr(
-        benchmark, "errors", lambda *x: trained.append(x) or [[np.nan] * 3]
-    )
+    nothing = {"errors": [[np.nan] * 3], "unsatisfied": [[1.0] * 3]}
+    monkeypatch.setattr(benchmark, "results", lambda *x: trained.append(x) or nothing)
     benchmark.main(options)
     assert json.loads(out.read_text())["runs"] == runs
     assert trained == []
