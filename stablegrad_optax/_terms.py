@@ -153,13 +153,9 @@ def term_alignment(grads: Any, *, axis_name: AxisName | None = None) -> jax.Arra
        [ 0.  0.  1.]]
     """
     terms = jax.tree.leaves(grads, is_leaf=lambda node: node is not grads)
-    # Products of unit scale, whatever the scales of the terms.
-    scales = term_scales(terms, axis_name=axis_name)
-    gains = _scale.gain(jnp.stack(scales), 1.0)
 
     def products(*of_terms):
         x = jnp.stack(_scale.in_accumulation_dtype(of_terms))
-        x = _scale.rescale(x, gains, 0, is_weight=True)
         # As a sum, and not as a matrix product, it takes leaves as they are sharded.
         return sum(
             jnp.sum(part[:, None] * part[None], range(2, part.ndim + 1))
