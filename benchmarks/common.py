@@ -20,6 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 import stablegrad_optax as sg
+from examples.common.runs import RunError
 
 T = TypeVar("T")
 Found = Mapping[str, Mapping[str, Any]]
@@ -46,7 +47,10 @@ def run(options: type[Any], main: Callable[[Any], int | None]) -> NoReturn:
     # Before hours of work.
     if parsed.out is not None and not parsed.out.absolute().parent.is_dir():
         sys.exit(f"error: out must be in an existing folder, got {parsed.out}")
-    sys.exit(main(parsed))
+    try:
+        sys.exit(main(parsed))
+    except RunError as error:
+        sys.exit(f"error: {error}")
 
 
 def seconds_of(f: Callable[..., T], *args: Any) -> tuple[float, T]:

@@ -10,21 +10,20 @@ python -m benchmarks.image_steps --width-multiplier 1 --data fashion-mnist \
 """
 
 import dataclasses
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from benchmarks import common
-from examples.common.runs import RunError
+from examples.image_classification import data
 from examples.image_classification.config import Config, DataName, ModelName
 from examples.image_classification.train import Program
 
 CONTROLS = {
     "BatchNorm": {"norm": "batch", "scale_control": "none"},
-    "nothing": {"norm": "none", "scale_control": "none"},
+    "nothing": {"scale_control": "none"},
     **{
-        name: {"norm": "none", "scale_control": name}
+        name: {"scale_control": name}
         for name in ("clip", "agc", "stablegrad", "stablegrad-prediction")
     },
 }
@@ -49,24 +48,23 @@ def main(options: Options) -> None:
     del settings["rounds"], settings["out"]
 
     def step_of(control):
-        program = Program(Config(out=Path(), **settings, **control))
-        program.start()
-        batch = next(program.batches())
-        program.advance(batch)
-        found = {"compile_seconds": program.compile_seconds}
-        return found, lambda: program.advance(batch)
+        config = Config(out=Path(), **settings, **control)
+        program = Program(config)
+        batch = next(data.training(program.dataset, config, range(1)))
 
-    found = common.compare(
-        {name: partial(step_of, control) for name, control in CONTROLS.items()},
-        options.rounds,
-    )
+        def step(state):
+            return program.advance(state, batch, 0, config.seed, config.lr)[0]
+
+        state = step(program.start(config.seed, config.lr))
+        found = {"compile_seconds": program.compile_seconds}
+        return found, common.repeated(step, state)
+
+    makers = {name: partial(step_of, control) for name, control in CONTROLS.items()}
+    found = common.compare(makers, options.rounds)
     title = f"steps of {options.model}, {options.batch_size} images"
     common.show(title, found, compile_seconds=".1f")
     common.save(options, {"methods": found})
 
 
 if __name__ == "__main__":
-    try:
-        common.run(Options, main)
-    except RunError as error:
-        sys.exit(f"error: {error}")
+    common.run(Options, main)

@@ -2,10 +2,10 @@
 
 python -m benchmarks.overhead [--rounds 40] [--leaves 1000] [--out FILE.json]
 
-Two tables, on whatever device JAX finds first, each of ratios within this run:
+On whatever device JAX finds first:
 - the time of a jitted, donated update of a ResNet-50 (161 leaves, 25.6 million float32
   parameters), methods in random order in each round, median over rounds;
-- the time to trace and compile for trees of many small leaves, which shows how much
+- the time to trace and compile for a tree of many small leaves, which shows how much
   code a transformation emits for each leaf.
 """
 
@@ -18,15 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import rich
 from flax import nnx
-from rich.progress import track
-from rich.table import Table
 
 import stablegrad_optax as sg
 from benchmarks import common
+from examples.image_classification import models
 from examples.image_classification.config import Config
-from examples.image_classification.models import resnet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Options(common.Options):
     rounds: int = 40
     """Timed updates for each method."""
     leaves: int = 1000
-    """Leaves of the trees for the compile times."""
+    """Leaves of the tree for the compile times."""
     updates: int = 1
     """Updates in one call; on an accelerator, enough to hide the time of the call."""
 
@@ -63,9 +60,7 @@ def resnet50() -> Any:
     """Shapes of the parameters of a ResNet-50 with BatchNorm: 161 leaves."""
     config = Config(out=Path(), model="resnet50", norm="batch")
     network = nnx.eval_shape(
-        lambda: resnet.build(
-            config, nnx.Rngs(0), classes=1000, channels=3, small_images=False
-        )
+        lambda: models.build(config, nnx.Rngs(0), 1000, 3, small_images=False)
     )
     return nnx.to_pure_dict(nnx.state(network, nnx.Param))
 
@@ -84,8 +79,8 @@ def random_tree(shapes: Any, scale: float) -> Any:
     )
 
 
-def step_of(name: str, shapes: Any, updates: int = 1):
-    """The seconds to trace and to compile the step of a method, and the step."""
+def step_of(name: str, shapes: Any, updates: int = 1) -> tuple[float, common.Step]:
+    """The seconds to trace and compile the step of a method, and the step."""
     tx = optax.with_extra_args_support(optax.chain(METHODS[name], optax.adam(1e-3)))
     grads = random_tree(shapes, 1e-3)
     if name in (SUM, BALANCED):
@@ -98,45 +93,35 @@ def step_of(name: str, shapes: Any, updates: int = 1):
         return optax.apply_updates(params, changes), state
 
     def steps(carry, grads):
-        if updates == 1:
-            return step(carry, grads)
-
         def next_step(_, carry):
             # Else what depends on the gradients alone would be computed once for all.
             return step(*jax.lax.optimization_barrier((carry, grads)))
 
+        if updates == 1:
+            return step(carry, grads)
         return jax.lax.fori_loop(0, updates, next_step, carry)
 
     params = random_tree(shapes, 0.1)
     carry = params, tx.init(params)
     jax.clear_caches()
-    lower = jax.jit(steps, donate_argnums=0).lower
-    tracing, lowered = common.seconds_of(lower, carry, grads)
-    compiling, compiled = common.seconds_of(lowered.compile)
-    found = {"trace_and_compile": (tracing, compiling)}
-    return found, common.repeated(lambda carry: compiled(carry, grads), carry)
+    jitted = jax.jit(steps, donate_argnums=0)
+    seconds, compiled = common.seconds_of(lambda: jitted.lower(carry, grads).compile())
+    return seconds, common.repeated(lambda carry: compiled(carry, grads), carry)
 
 
 def main(options: Options) -> None:
-    make = partial(step_of, shapes=resnet50(), updates=options.updates)
+    large, small = resnet50(), dense(options.leaves)
+
+    def make(name):
+        _, step = step_of(name, large, options.updates)
+        return {"compile_seconds": step_of(name, small)[0]}, step
+
     found = common.compare(
         {name: partial(make, name) for name in METHODS}, options.rounds
     )
-    common.show("update of a ResNet-50, with adam", found)
-    shapes = dense(options.leaves)
-    compiling = {
-        name: step_of(name, shapes)[0]["trace_and_compile"]
-        for name in track(METHODS, "compiling")
-    }
-    columns = ("", "trace s", "compile s", "over clip_by_block_rms")
-    table = Table(*columns, title=f"trace and compile, {options.leaves} leaves")
-    for name, times in compiling.items():
-        ratio = sum(times) / sum(compiling["clip_by_block_rms"])
-        table.add_row(name, *(f"{s:.1f}" for s in times), f"{ratio:.2f}")
-    rich.print(table)
-    seconds = {name: numbers["seconds"] for name, numbers in found.items()}
-    numbers = {"update_seconds": seconds, "trace_and_compile_seconds": compiling}
-    common.save(options, numbers)
+    title = f"update of a ResNet-50, and compilation for {options.leaves} leaves"
+    common.show(title, found, compile_seconds=".1f")
+    common.save(options, {"methods": found})
 
 
 if __name__ == "__main__":

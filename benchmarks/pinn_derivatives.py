@@ -14,7 +14,7 @@ import dataclasses
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +29,15 @@ from benchmarks import common
 from examples.common import pictures
 from examples.pinn import operators
 from examples.pinn.config import Config
-from examples.pinn.objective import network_of
+from examples.pinn.objective import initial_params, network_of
 from examples.pinn.problems import kovasznay
 from examples.pinn.problems.problem import Problem, names_taken
 
 TOLERANCE = 1e-5
 """Of the residual and of the gradient, relative to their largest elements."""
+
+Residual = Callable[[Any, jax.Array], Any]
+"""Maps parameters and points of shape (n, 2) to arrays of shape (n,)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,43 +56,27 @@ class Options(common.Options):
     """Timed steps for each method."""
 
 
-Network = Callable[[jax.Array], jax.Array]
-"""Maps points of shape (..., 2) to fields of shape (..., number of fields)."""
-Residual = Callable[[Any, jax.Array], Any]
-"""Maps parameters and points of shape (n, 2) to arrays of shape (n,)."""
-
-
-def layers(params: Any) -> list[tuple[jax.Array, jax.Array]]:
-    """Kernel and bias of each layer."""
-    tree = params["params"]
-    hidden = tree.get("hidden", {"kernel": (), "bias": ()})
-    return [
-        (tree["first"]["kernel"], tree["first"]["bias"]),
-        *zip(hidden["kernel"], hidden["bias"], strict=True),
-        (tree["last"]["kernel"], tree["last"]["bias"]),
-    ]
-
-
 def unrolled(problem: Problem, params: Any, x: jax.Array) -> jax.Array:
-    """The fields without a scan, at points of shape (..., 2)."""
-    (kernel, bias), *rest = layers(params)
-    # DeepNetwork standardises coordinates.
+    """The fields of examples/pinn's network without a scan, at points (..., 2)."""
+    first, last = params["params"]["first"], params["params"]["last"]
+    hidden = params["params"].get("hidden", {"kernel": (), "bias": ()})
     lower, upper = jnp.asarray([problem.domain.lower, problem.domain.upper], x.dtype)
-    x = math.sqrt(12) * (x - (lower + upper) / 2) / (upper - lower) @ kernel + bias
-    for kernel, bias in rest:
+    x = math.sqrt(12) * (x - (lower + upper) / 2) / (upper - lower)
+    x = x @ first["kernel"] + first["bias"]
+    for kernel, bias in zip(hidden["kernel"], hidden["bias"], strict=True):
         x = jnp.tanh(x) @ kernel + bias
-    return x
+    return jnp.tanh(x) @ last["kernel"] + last["bias"]
 
 
 def residuals_of(config: Config) -> dict[str, Residual]:
     """The residual by each method; "ours" is what the others are compared with."""
     problem, network = config.find_problem(), network_of(config)
-    whole = operators.Sweep.of(problem.operators, problem.fields)
-    sweep = whole.only(names_taken(problem.residual))
+    names = names_taken(problem.residual)
+    sweep = operators.Sweep.of(problem.operators, problem.fields).only(names)
+    fields_of = partial(unrolled, problem)
 
     def residual(points, found):
-        taken = {name: found[name] for name in names_taken(problem.residual)}
-        return problem.residual(points, **taken)
+        return problem.residual(points, **{name: found[name] for name in names})
 
     def ours(params, points):
         return residual(points, network.apply(params, points, sweep))
@@ -99,79 +86,71 @@ def residuals_of(config: Config) -> dict[str, Residual]:
         return jnp.concatenate([fields[name] for name in problem.fields])
 
     def nested(u, params, points):
+        taken = dict(sweep.derivatives)
         found = operators.nested_derivatives(
-            partial(u, params), points, dict(sweep.derivatives), problem.fields
+            partial(u, params), points, taken, problem.fields
         )
         return residual(points, found)
 
     def by_laplacian(laplacian, params, points):
-        u = partial(unrolled, problem, params)
+        u = partial(fields_of, params)
         found = {"u": u(points)[:, 0], "laplacian": laplacian(u, points)}
         return residual(points, found)
 
-    own: dict[str, Residual] = {
-        "ours": ours,
-        "nested jvp, scanned": partial(nested, scanned),
-        "nested jvp": partial(nested, partial(unrolled, problem)),
+    others: dict[str, Residual] = {
+        name: partial(by_laplacian, laplacian) for name, laplacian in LAPLACIANS.items()
     }
     if problem.name == "kovasznay":
-        return own | {"jinns": partial(jinns_kovasznay, problem)}
-    return own | {name: partial(by_laplacian, f) for name, f in LAPLACIANS.items()}
+        others = {"jinns": partial(jinns_kovasznay, fields_of)}
+    return {
+        "ours": ours,
+        "nested jvp, scanned": partial(nested, scanned),
+        "nested jvp": partial(nested, fields_of),
+        **others,
+    }
 
 
-# --- What others have: the Laplacian of a network with one field ---
+# --- What others have: the Laplacian of a network of one field, at all points ---
 
 
-def hessian(u: Network, points: jax.Array) -> jax.Array:
-    """The trace of jax.hessian."""
+def hessian(u, points):
     at = jax.hessian(lambda x: u(x)[0])
     return jax.vmap(lambda x: jnp.trace(at(x)))(points)
 
 
-def taylor_mode(u: Network, points: jax.Array) -> jax.Array:
-    """The second Taylor coefficient along each axis; jet has no rule for scan."""
-    from jax.experimental import jet
+def taylor_mode(u, points):
+    from jax.experimental import jet  # which has no rule for scan
 
     def along(v):
         series = (jnp.broadcast_to(v, points.shape), jnp.zeros_like(points))
-        _, (_, second) = jet.jet(u, (points,), (series,))
-        return second[:, 0]
+        return jet.jet(u, (points,), (series,))[1][1][:, 0]
 
     return jnp.sum(jax.vmap(along)(jnp.eye(2, dtype=points.dtype)), axis=0)
 
 
-def forward_laplacian(u: Network, points: jax.Array) -> jax.Array:
-    """The forward Laplacian of folx, which interprets the network's jaxpr."""
-    import folx
+def folx(u, points):
+    from folx import forward_laplacian
 
-    at = folx.forward_laplacian(lambda x: u(x)[0])
+    at = forward_laplacian(lambda x: u(x)[0])
     return jax.vmap(lambda x: at(x).laplacian)(points)
 
 
-def jinns_forward(u: Network, points: jax.Array) -> jax.Array:
-    """The operator of jinns that takes all points at once."""
-    import jinns
+def jinns_forward(u, points):
+    from jinns.loss import laplacian_fwd
 
-    def of_params(points, params):
-        return u(points)
-
-    return jinns.loss.laplacian_fwd(points, of_params, None, eq_type="PDEStatio")[:, 0]
+    return laplacian_fwd(points, lambda x, _: u(x), None, eq_type="PDEStatio")[:, 0]
 
 
-def jinns_reverse(method: str, u: Network, points: jax.Array) -> jax.Array:
-    """The operator of jinns that takes a single point."""
-    import jinns
+def jinns_reverse(method, u, points):
+    from jinns.loss import laplacian_rev
 
     def at(x):
-        return jinns.loss.laplacian_rev(
-            x, lambda x, params: u(x)[0], None, method, "PDEStatio"
-        )
+        return laplacian_rev(x, lambda x, _: u(x)[0], None, method, "PDEStatio")
 
     return jax.vmap(at)(points)
 
 
-def deepxde(mode: str, u: Network, points: jax.Array) -> jax.Array:
-    """The operators of DeepXDE, by one of its modes of differentiation."""
+def deepxde(mode, u, points):
     os.environ["DDE_BACKEND"] = "jax"  # read when DeepXDE is imported
     import deepxde as dde
 
@@ -181,10 +160,10 @@ def deepxde(mode: str, u: Network, points: jax.Array) -> jax.Array:
     return (u_xx[0] + u_yy[0])[:, 0]
 
 
-LAPLACIANS: dict[str, Callable[[Network, jax.Array], jax.Array]] = {
+LAPLACIANS: dict[str, Callable[[Any, jax.Array], jax.Array]] = {
     "jax.hessian": hessian,
     "jax.experimental.jet": taylor_mode,
-    "folx": forward_laplacian,
+    "folx": folx,
     "jinns, fwd": jinns_forward,
     "jinns, trace_hessian_x": partial(jinns_reverse, "trace_hessian_x"),
     "jinns, loop": partial(jinns_reverse, "loop"),
@@ -193,16 +172,16 @@ LAPLACIANS: dict[str, Callable[[Network, jax.Array], jax.Array]] = {
 }
 
 
-def jinns_kovasznay(problem: Problem, params: Any, points: jax.Array) -> Any:
+def jinns_kovasznay(fields_of, params, points):
     """The operators of jinns, as its own loss of this equation combines them."""
     from jinns.loss import _operators as by_jinns
 
     def velocity(x, params):
-        return unrolled(problem, params, x)[:2]
+        return fields_of(params, x)[:2]
 
     def at(x):
         convection = by_jinns._u_dot_nabla_times_u_rev(x, velocity, params)
-        pressure = jax.jacrev(lambda x: unrolled(problem, params, x)[2:])(x)[0]
+        pressure = jax.jacrev(lambda x: fields_of(params, x)[2:])(x)[0]
         viscosity = by_jinns.vectorial_laplacian_rev(
             x, velocity, params, dim_out=2, eq_type="PDEStatio"
         )
@@ -220,12 +199,6 @@ def jinns_kovasznay(problem: Problem, params: Any, points: jax.Array) -> Any:
 # --- Measuring ---
 
 
-def inputs(config: Config, number: int) -> tuple[Any, jax.Array]:
-    """Parameters, and points of shape (number, 2)."""
-    points = config.find_problem().domain.sample(jax.random.key(0), number, jnp.float32)
-    return network_of(config).init(jax.random.key(1), points[:1]), points
-
-
 def value_and_gradient(residual: Residual, params: Any, points: jax.Array) -> Any:
     """The mean square of the residual, the residual, and the gradient."""
 
@@ -238,10 +211,9 @@ def value_and_gradient(residual: Residual, params: Any, points: jax.Array) -> An
 
 def in_double_precision(f: Callable[..., Any], *args: Any) -> Any:
     """The value of f at the same arguments in float64."""
-    args = jax.tree.map(np.asarray, args)
+    args = jax.tree.map(np.float64, args)
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), args)
-        return jax.tree.map(np.asarray, jax.jit(f)(*wide))
+        return jax.tree.map(np.asarray, jax.jit(f)(*args))
 
 
 def relative_error(tree: Any, exact: Any) -> float:
@@ -250,13 +222,13 @@ def relative_error(tree: Any, exact: Any) -> float:
     return float(jnp.max(jnp.abs(x - y)) / jnp.max(jnp.abs(y)))
 
 
-def measure(
-    residuals: Mapping[str, Residual], params: Any, points: jax.Array, rounds: int
-) -> dict[str, dict[str, Any]]:
+def measure(config: Config, number: int, rounds: int) -> common.Found:
     """Of each method the error, the time to compile, and the times of its steps.
 
     The error is that of the residual or of the gradient, whichever is larger.
     """
+    points = config.find_problem().domain.sample(jax.random.key(0), number, jnp.float32)
+    params, residuals = initial_params(config, jax.random.key(1)), residuals_of(config)
     reference = partial(value_and_gradient, residuals["nested jvp"])
     (_, zero), gradient = in_double_precision(reference, params, points)
 
@@ -271,10 +243,8 @@ def measure(
         found = {"error": float(np.max(errors)), "compile_seconds": seconds}
         return found, partial(step, params, points)
 
-    return common.compare(
-        {name: partial(step_of, residual) for name, residual in residuals.items()},
-        rounds,
-    )
+    makers = {name: partial(step_of, residual) for name, residual in residuals.items()}
+    return common.compare(makers, rounds)
 
 
 def draw(found: common.Found, title: str, path: Path) -> None:
@@ -285,18 +255,12 @@ def draw(found: common.Found, title: str, path: Path) -> None:
     figure, ax = plt.subplots(
         figsize=(7.5, 0.34 * len(names) + 1.5), layout="constrained"
     )
-    bars = ax.barh(
-        names,
-        median,
-        color=["tab:blue" if name == "ours" else "silver" for name in names],
-        xerr=(median - low, high - median),
-        error_kw={"elinewidth": 1, "ecolor": "dimgray"},
-    )
+    colors = ["tab:blue" if name == "ours" else "silver" for name in names]
+    ranges = (median - low, high - median)
+    bars = ax.barh(names, median, color=colors, xerr=ranges, ecolor="dimgray")
     ax.bar_label(bars, fmt="{:.1f}×", padding=5)
     ax.invert_yaxis()
     ax.set_xlim(0, 1.12 * high.max())
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(axis="y", length=0)
     ax.set_xlabel("time of a step over ours, less is better")
     ax.set_title(title, fontsize=10)
     pictures.save(figure, path)
@@ -306,10 +270,9 @@ def main(options: Options) -> int:
     config = Config(
         Path(), problem=options.problem, depth=options.depth, width=options.width
     )
-    params, points = inputs(config, options.points)
     # Accelerators default to less, which spoils second derivatives.
     with jax.default_matmul_precision("highest"):
-        found = measure(residuals_of(config), params, points, options.rounds)
+        found = measure(config, options.points, options.rounds)
     title = (
         f"{config.find_problem().equation}, and its gradient\n{options.depth} tanh "
         f"layers of {options.width}, {options.points:,} points, float32"

@@ -29,17 +29,18 @@ LINES = {
 
 def panel(ax, record_file: Path) -> None:
     """A line for each method: the medians of the seeds, and their range."""
-    found: dict[tuple[str, str], dict[float, list[float]]] = {key: {} for key in LINES}
-    for run in json.loads(record_file.read_text())["runs"]:
-        settings = run["settings"]
-        key = settings["norm"], settings["scale_control"]
-        if settings["optimizer"] == "sgd" and key in LINES:
-            # None where the loss was not finite.
-            accuracy = run["test_accuracy"] or 0.0
-            found[key].setdefault(settings["lr"], []).append(accuracy)
-    for key, (label, color, style) in LINES.items():
-        rates = sorted(found[key])
-        bands = [np.quantile(found[key][rate], [0, 0.5, 1]) for rate in rates]
+    runs = json.loads(record_file.read_text())["runs"]
+    for method, (label, color, style) in LINES.items():
+        by_rate: dict[float, list[float]] = {}
+        for run in runs:
+            settings = run["settings"]
+            names = settings["optimizer"], settings["norm"], settings["scale_control"]
+            if names == ("sgd", *method):
+                # None where the loss was not finite.
+                accuracy = run["test_accuracy"] or 0.0
+                by_rate.setdefault(settings["lr"], []).append(accuracy)
+        rates = sorted(by_rate)
+        bands = [np.quantile(by_rate[rate], [0, 0.5, 1]) for rate in rates]
         low, median, high = np.transpose(bands)
         ax.plot(rates, median, style, color=color, label=label, markersize=5)
         ax.fill_between(rates, low, high, color=color, alpha=0.15, linewidth=0)

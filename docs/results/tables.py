@@ -87,7 +87,7 @@ Filled = tuple[list[list[str]], list[str], Mapping[str, Any]]
 def _timed(specification: Settings, columns: Sequence[Any]) -> Filled:
     """Times of methods over those of one of them."""
     record, over = content(specification["timed"]), specification["over"]
-    methods = record["methods"] if "methods" in record else _of_updates(record)
+    methods = record["methods"]
     unit = np.median(methods[over]["seconds"])
     compile_over = methods[specification.get("compile_over", over)]["compile_seconds"]
     rows = []
@@ -102,15 +102,6 @@ def _timed(specification: Settings, columns: Sequence[Any]) -> Filled:
         cells = [text.format_map(texts) for _, text, _ in columns]
         rows.append([f"`{name}`" if is_code else name, *cells])
     return rows, [specification["timed"]], record["settings"]
-
-
-def _of_updates(record: Settings) -> dict[str, Any]:
-    """The methods of `benchmarks.overhead`, and all that each compiles."""
-    compiling = record["trace_and_compile_seconds"]
-    return {
-        name: {"seconds": seconds, "compile_seconds": sum(compiling[name])}
-        for name, seconds in record["update_seconds"].items()
-    }
 
 
 def _measured(specification: Settings, columns: Sequence[Any]) -> Filled:

@@ -161,26 +161,24 @@ def digits() -> Dataset:
 def fashion_mnist(folder: Path) -> Dataset:
     """Four files in the IDX format, plain or compressed with gzip."""
 
-    def idx(name: str) -> np.ndarray:
+    def idx(name: str, header: int, *shape: int) -> np.ndarray:
         path = folder / f"{name}-ubyte"
         if path.exists():
             content = path.read_bytes()
         else:
             content = gzip.decompress((folder / f"{name}-ubyte.gz").read_bytes())
-        # Two bytes of zeros, the type, the number of dimensions, and their lengths.
-        start = 4 + 4 * content[3]
-        shape = np.frombuffer(content[4:start], ">u4")
-        return np.frombuffer(content[start:], np.uint8).reshape(shape)
+        return np.frombuffer(content, np.uint8, offset=header).reshape(-1, *shape)
 
     def part(name: str) -> Arrays:
-        images, labels = idx(f"{name}-images-idx3"), idx(f"{name}-labels-idx1")
-        if images.shape != (len(labels), 28, 28) or labels.max() > 9:
+        images = idx(f"{name}-images-idx3", 16, 28, 28, 1)
+        labels = idx(f"{name}-labels-idx1", 8).ravel().astype(np.int32)
+        if len(images) != len(labels) or labels.max() > 9:
             raise ValueError(f"{name} has not a label from 0 to 9 for each image")
-        return Arrays(images[..., None], labels.astype(np.int32), margin=2)
+        return Arrays(images, labels, margin=2)
 
     try:
         return Dataset(part("train"), part("t10k"), 10)
-    except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise RunError(
             f"{folder} does not hold Fashion-MNIST ({error}): get its four files from "
             "https://github.com/zalandoresearch/fashion-mnist or Debian's package "
@@ -209,17 +207,17 @@ def hugging_face(place: str, size: int) -> Dataset:
 
     saved = (Path(place) / "dataset_dict.json").is_file()
     splits = (datasets.load_from_disk if saved else datasets.load_dataset)(place)
-    test = next((name for name in TEST_SPLITS if name in splits), "none")
     features = splits["train"].features if "train" in splits else {}
+    test = next((name for name in TEST_SPLITS if name in splits), "train")
     image, label = (
-        next((name for name, x in features.items() if isinstance(x, kind)), "none")
+        next((name for name, x in features.items() if isinstance(x, kind)), None)
         for kind in (datasets.Image, datasets.ClassLabel)
     )
-    columns = {image, label} & features.keys()
+    others = splits[test].features if features else {}
     if (
-        test not in splits
-        or len(columns) < 2
-        or any(splits[test].features.get(x) != features[x] for x in columns)
+        test == "train"
+        or None in (image, label)
+        or any(others.get(name) != features[name] for name in (image, label))
     ):
         raise RunError(
             f"{place} must have the splits train and validation (or test), both with "

@@ -16,23 +16,21 @@ def draw(run: Run) -> list[Path]:
     """The figures of a run, into its folder."""
     history, settings = list(run.history()), run.settings
     norm = "BatchNorm" if settings["norm"] == "batch" else "no BatchNorm"
-    title = (
+    curves, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    curves.suptitle(
         f"{settings['model']}, {norm}, {settings['scale_control']} + "
         f"{settings['optimizer']}, lr {settings['lr']:g}, {settings['data']}"
     )
-
-    def curve(name: str) -> tuple[list[int], np.ndarray]:
-        """Steps and values; null in JSON is NaN here."""
+    for ax, name, label, style in (
+        (left, "loss", "", "-"),
+        (right, "train_accuracy", "training images", "-"),
+        (right, "test_accuracy", "test images", "o-"),
+    ):
         known = [entry for entry in history if name in entry]
+        # null in JSON is NaN here.
         values = np.array([entry[name] for entry in known], float)
-        return [entry["step"] for entry in known], values
-
-    curves, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    curves.suptitle(title)
-    left.semilogy(*curve("loss"))
-    left.set(xlabel="step", ylabel="training loss")
-    right.plot(*curve("train_accuracy"), label="training images")
-    right.plot(*curve("test_accuracy"), "o-", label="test images")
+        ax.plot([entry["step"] for entry in known], values, style, label=label)
+    left.set(yscale="log", xlabel="step", ylabel="training loss")
     right.set(ylim=(0, 1.02), xlabel="step", ylabel="accuracy")
     right.legend(loc="lower right")
 

@@ -3,7 +3,6 @@
 import collections
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,9 +11,10 @@ from tensorboardX import SummaryWriter
 
 from examples.common import progress
 from examples.common.runs import Recording, RunError
+from examples.image_classification import data
 from examples.image_classification.config import Config
 from examples.image_classification.mesh import connect
-from examples.image_classification.train import Program
+from examples.image_classification.train import Program, State, program_of
 
 MEMORY = 100
 """Steps among which the cause of a loss that is not finite is looked for."""
@@ -38,53 +38,84 @@ def train(config: Config, console: Console) -> None:
     connect(config)
     console.quiet = jax.process_index() > 0
     # Options that do not go together are an error before a folder is made.
-    program = Program(config)
+    program = program_of(config)
     with Recording(config.out, config.settings(), resume=config.resume) as run:
         if run.finished:
             console.print(f"{config.out} is finished already: nothing to do.")
             return
-        program.start()
-        found = run.resume(lambda step: program.functions.state)
+        found = run.resume(lambda step: program.state)
         if found is not None:
-            program.step, program.state = found
-            console.print(f"Resumed at step {program.step}.")
-        stopped = None
+            console.print(f"Resumed at step {found[0]}.")
+        start = found or (0, program.start(config.seed, config.lr))
+        compiled, stopped = program.compile_seconds, None
+        seconds: list[float] = []
         try:
-            _advance(program, run, console)
+            _advance(program, config, *start, seconds, run, console)
         except DivergedError as error:
             stopped = error
-        run.finish(lambda: _results(program, run, stopped))
+        accuracies = [x["test_accuracy"] for x in run.history() if "epoch" in x]
+        # Of a run that was killed behind its last step there are none.
+        step_seconds = float(np.median(seconds)) if seconds else None
+        speed = config.batch_size / step_seconds if step_seconds else None
+        results = {
+            "test_accuracy": None if stopped else accuracies[-1],
+            "stopped_at_step": stopped.step if stopped else -1,
+            "first_layer_to_go": stopped.layer if stopped else None,
+            "step_seconds": step_seconds,
+            "images_per_second": speed,
+            "compile_seconds": program.compile_seconds - compiled,
+            "data": {
+                "name": config.data,
+                "training_images": len(program.dataset.train.labels),
+                "test_images": len(program.dataset.test.labels),
+            },
+            "mesh": dict(program.mesh.shape),
+            "processes": jax.process_count(),
+        }
+        run.finish(lambda: results)
         if stopped is not None:
             raise stopped
 
 
-def _advance(program: Program, run: Recording, console: Console) -> None:
+def _advance(
+    program: Program,
+    config: Config,
+    step: int,
+    state: State,
+    seconds: list[float],
+    run: Recording,
+    console: Console,
+) -> None:
     """Trains to the end; writes history, events and checkpoints.
 
-    The steps between two lines of the history are looked at together.
+    The steps between two lines of the history are looked at together. Their mean time
+    is added to `seconds`.
     """
-    config, steps_per_epoch = program.config, program.steps_per_epoch
     scales: collections.deque[Mapping[str, float]] = collections.deque(maxlen=MEMORY)
+    per_epoch, total = program.steps_per_epoch, program.total_steps
+    batches = data.training(program.dataset, config, range(step, total))
     name = f"{config.model} on {config.data}"
-    bar = progress.Steps(console, name, program.total_steps, program.step)
+    bar = progress.Steps(console, name, total, step)
     # Events that a killed run wrote after its last checkpoint are hidden.
     events = SummaryWriter(
         str(run.path / "events"),
-        purge_step=program.step,
+        purge_step=step,
         write_to_disk=jax.process_index() == 0,
     )
-    reports: list[dict[str, Any]] = []
     with bar, events:
-        for batch in program.batches():
-            report = program.advance(batch)
-            if not reports:
-                start = time.perf_counter()  # behind the compilation of the first step
-            reports.append(report)
-            step, at_end = program.step, program.step % steps_per_epoch == 0
-            if step % config.log_every and not at_end:
-                continue
+        while step < total:
+            start, compiled, reports = time.perf_counter(), program.compile_seconds, []
+            at_end = False
+            while not reports or (step % config.log_every and not at_end):
+                state, report = program.advance(
+                    state, next(batches), step, config.seed, config.lr
+                )
+                reports.append(report)
+                step += 1
+                at_end = step % per_epoch == 0
             reports = jax.device_get(reports)
-            program.step_seconds.append((time.perf_counter() - start) / len(reports))
+            gone = time.perf_counter() - start - (program.compile_seconds - compiled)
+            seconds.append(gone / len(reports))
             last = reports[-1]["layer_scales"].items()
             rounded = {layer: float(f"{scale:.4g}") for layer, scale in last}
             entry = {"step": step, "layer_scales": rounded}
@@ -93,8 +124,8 @@ def _advance(program: Program, run: Recording, console: Console) -> None:
                 for name in ("loss", "train_accuracy")
             }
             if at_end:
-                entry["epoch"] = step // steps_per_epoch
-                shown |= program.test()
+                entry["epoch"] = step // per_epoch
+                shown |= program.test(state)
             run.append(entry | shown)
             for at, report in enumerate(reports, step - len(reports)):
                 scales.append(report["layer_scales"])
@@ -103,36 +134,12 @@ def _advance(program: Program, run: Recording, console: Console) -> None:
             for tag, value in shown.items():
                 events.add_scalar(tag, value, step)
             now = f"loss {shown['loss']:.3g}, "
-            now += f"{config.batch_size / program.step_seconds[-1]:.0f} images/s"
+            now += f"{config.batch_size / seconds[-1]:.0f} images/s"
             if at_end:
                 now += f", test accuracy {shown['test_accuracy']:.4f}"
             bar.show(step, now)
             if at_end or step % config.checkpoint_every < len(reports):
-                run.save(step, program.state)
-            reports = []
-
-
-def _results(
-    program: Program, run: Recording, stopped: DivergedError | None
-) -> dict[str, Any]:
-    config, dataset, seconds = program.config, program.dataset, program.step_seconds
-    last = [entry["test_accuracy"] for entry in run.history() if "epoch" in entry][-1:]
-    step_seconds = float(np.median(seconds)) if seconds else None
-    return {
-        "test_accuracy": None if stopped else last[0],
-        "stopped_at_step": stopped.step if stopped else -1,
-        "first_layer_to_go": stopped.layer if stopped else None,
-        "step_seconds": step_seconds,
-        "images_per_second": config.batch_size / step_seconds if step_seconds else None,
-        "compile_seconds": program.compile_seconds,
-        "data": {
-            "name": config.data,
-            "training_images": len(dataset.train.labels),
-            "test_images": len(dataset.test.labels),
-        },
-        "mesh": dict(program.layout.mesh.shape),
-        "processes": jax.process_count(),
-    }
+                run.save(step, state)
 
 
 def diverged(

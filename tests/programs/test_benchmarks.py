@@ -1,4 +1,4 @@
-"""Benchmarks: what they time, compare and record."""
+"""Benchmarks: what they time, compare, record and draw."""
 
 import dataclasses
 import json
@@ -13,18 +13,20 @@ import pytest
 from benchmarks import (
     common,
     image_steps,
+    minimal_examples,
     overhead,
     pinn_derivatives,
     remove_batchnorm,
     term_steps,
     without_batchnorm,
 )
-from examples.image_classification.models import resnet
+from examples.image_classification import models
 from examples.pinn.config import Config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NETWORK = {"depth": 2, "width": 4}
+SMALLEST = {"depth": 1, "width": 4, "points": 5}
 
 
 @pytest.fixture(autouse=True)
@@ -93,28 +95,35 @@ def test_mistakes_are_one_line(options, message, monkeypatch):
         common.run(Options, lambda options: pytest.fail("main must not run"))
 
 
-# --- Times of steps ---
+# --- Each of them, small ---
+
+
+def few(names, methods):
+    return {name: methods[name] for name in names}
 
 
 @pytest.mark.parametrize(
     ("benchmark", "options", "methods"),
     [
-        (term_steps, {**NETWORK, "points": 8}, ["one loss", "balanced terms"]),
-        (image_steps, {"model": "resnet18", "width_multiplier": 0.125}, ["BatchNorm"]),
-        (pinn_derivatives, {**NETWORK, "points": 5}, ["ours", "nested jvp, scanned"]),
+        (term_steps, SMALLEST, ["one loss", "balanced terms"]),
+        (image_steps, {"model": "resnet18", "width_multiplier": 0.0625}, ["nothing"]),
+        (overhead, {"leaves": 4, "updates": 2}, ["adam alone", overhead.BALANCED]),
+        (pinn_derivatives, SMALLEST, ["ours", "nested jvp, scanned"]),
         (
             pinn_derivatives,
-            {**NETWORK, "points": 5, "problem": "kovasznay"},
+            {**SMALLEST, "problem": "kovasznay"},
             ["ours", "nested jvp, scanned", "nested jvp"],
         ),
     ],
 )
 def test_every_method_is_recorded(benchmark, options, methods, tmp_path, monkeypatch):
     """Derivatives by any method are those of double precision, else main returns 1."""
-    # One small network, since compiling it is what takes the time.
-    first = dict(list(image_steps.CONTROLS.items())[:1])
-    monkeypatch.setattr(image_steps, "CONTROLS", first)
-    monkeypatch.setitem(resnet.MODELS, "resnet18", (1, 1))
+    # Small networks, since compiling them is what takes the time.
+    monkeypatch.setattr(image_steps, "CONTROLS", few(["nothing"], image_steps.CONTROLS))
+    monkeypatch.setitem(models.RESNETS, "resnet18", (1,))
+    both = ["adam alone", overhead.BALANCED]
+    monkeypatch.setattr(overhead, "METHODS", few(both, overhead.METHODS))
+    monkeypatch.setattr(overhead, "resnet50", lambda: overhead.dense(4))
     out = tmp_path / "steps.json"
     assert not benchmark.main(benchmark.Options(**options, rounds=2, out=out))
     found = json.loads(out.read_text())["methods"]
@@ -124,22 +133,28 @@ def test_every_method_is_recorded(benchmark, options, methods, tmp_path, monkeyp
         assert min(numbers["seconds"]) > 0 < numbers["compile_seconds"]
 
 
+def test_overhead_is_of_a_resnet50():
+    leaves = jax.tree.leaves(overhead.resnet50())
+    assert (len(leaves), sum(leaf.size for leaf in leaves)) == (161, 25_557_032)
+
+
 def test_exact_residual_is_that_of_differences():
     """In double precision, so the reference does not rest on JAX's derivatives."""
     config = Config(Path(), problem="poisson", **NETWORK)
-    params, points = pinn_derivatives.inputs(config, 10)
     # Biases start at zero, which would hide a method that ignores them.
-    params = jax.tree.map(lambda x: np.float64(x) + 0.1, params)
+    params = jax.tree.map(
+        lambda x: np.float64(x) + 0.1,
+        pinn_derivatives.initial_params(config, jax.random.key(1)),
+    )
+    points = np.random.default_rng(0).uniform(-1, 1, (10, 2))
     nested = pinn_derivatives.residuals_of(config)["nested jvp"]
     exact = pinn_derivatives.in_double_precision(nested, params, points)
-    points = np.asarray(points, np.float64)
+    first, hidden, last = (params["params"][x] for x in ("first", "hidden", "last"))
 
     def u(x):
-        (kernel, bias), *rest = pinn_derivatives.layers(params)
-        x = (np.sqrt(3) * x) @ kernel + bias
-        for kernel, bias in rest:
-            x = np.tanh(x) @ kernel + bias
-        return x[:, 0]
+        x = np.tanh((np.sqrt(3) * x) @ first["kernel"] + first["bias"])
+        x = np.tanh(x @ hidden["kernel"][0] + hidden["bias"][0])
+        return (x @ last["kernel"] + last["bias"])[:, 0]
 
     h = 1e-3
     laplacian = sum(
@@ -167,40 +182,23 @@ def test_wrong_derivatives_end_with_exit_code_1(monkeypatch, capsys):
     assert capsys.readouterr().err == message
 
 
-def test_overhead_is_of_a_resnet50(tmp_path, monkeypatch):
-    leaves = jax.tree.leaves(overhead.resnet50())
-    assert len(leaves) == 161
-    assert sum(leaf.size for leaf in leaves) == 25_557_032
-    monkeypatch.setattr(overhead, "resnet50", lambda: overhead.dense(4))
-    names = ("adam alone", "clip_by_block_rms", overhead.SUM, overhead.BALANCED)
-    few = {name: overhead.METHODS[name] for name in names}
-    monkeypatch.setattr(overhead, "METHODS", few)
-    out = tmp_path / "overhead.json"
-    overhead.main(overhead.Options(rounds=2, leaves=4, updates=2, out=out))
-    record = json.loads(out.read_text())
-    for numbers in (record["update_seconds"], record["trace_and_compile_seconds"]):
-        assert list(numbers) == list(few)
-        assert np.shape(list(numbers.values())) == (len(numbers), 2)
-
-
-# --- Networks without BatchNorm ---
-
-
-def test_accuracies_are_recorded_by_rate_and_seed(tmp_path, monkeypatch, capsys):
+def test_scores_are_recorded_by_seed(tmp_path, monkeypatch, capsys):
     name = "new weights, StableGrad"
-    one = {name: remove_batchnorm.METHODS[name]}
+    one = few([name], remove_batchnorm.METHODS)
     monkeypatch.setattr(remove_batchnorm, "METHODS", one)
     out = tmp_path / "record.json"
-    options = remove_batchnorm.Options(
-        blocks=1, width=4, rates=(0.1, 0.3), seeds=2, epochs=1, out=out
-    )
-    remove_batchnorm.main(options)
+    options = {"blocks": 1, "width": 4, "rates": (0.1, 0.3), "seeds": 2, "epochs": 1}
+    remove_batchnorm.main(remove_batchnorm.Options(**options, out=out))
     runs = json.loads(out.read_text())["runs"]
     assert [(run["method"], run["rate"]) for run in runs] == [(name, 0.1), (name, 0.3)]
     for run in runs:
         assert len(set(run["accuracies"])) == 2
         assert all(0 <= accuracy <= 1 for accuracy in run["accuracies"])
     assert "test accuracy by rate" in capsys.readouterr().out
+
+    monkeypatch.setattr(minimal_examples, "EXAMPLES", {"twice": lambda seed: 2 * seed})
+    minimal_examples.main(minimal_examples.Options(seeds=3, out=out))
+    assert json.loads(out.read_text())["results"] == {"twice": [0, 2, 4]}
 
 
 @pytest.mark.parametrize("network", without_batchnorm.NETWORKS)

@@ -16,14 +16,13 @@ from tensorboardX.proto.event_pb2 import Event
 
 from examples.common.runs import Recording, Run
 from examples.image_classification import __main__ as program
-from examples.image_classification import run, studies, train
+from examples.image_classification import models, run, studies, train
 from examples.image_classification.config import PLACE, Config
-from examples.image_classification.models import efficientnet, resnet
 
 QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 TINY = """
-from examples.image_classification.models import resnet
-resnet.MODELS["resnet18"] = (1, 1)
+from examples.image_classification import models
+models.RESNETS["resnet18"] = (1,)
 """
 SPEEDS = ("step_seconds", "images_per_second", "compile_seconds")
 
@@ -32,19 +31,22 @@ pytestmark = pytest.mark.usefixtures("quick_compilation", "tiny")
 
 @pytest.fixture(scope="module")
 def tiny():
-    """The smallest networks have a block or two, which compile in less time."""
+    """The smallest networks have one block, which compiles in less time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet.MODELS, "resnet18", (1, 1))
+        patch.setitem(models.RESNETS, "resnet18", (1,))
         smallest = (24, (True, 1, 1, 1, 24))
-        patch.setitem(efficientnet.MODELS, "efficientnetv2-b0", smallest)
+        patch.setitem(models.EFFICIENTNETS, "efficientnetv2-b0", smallest)
         yield
-    train.functions_of.cache_clear()
+    train.shared_program.cache_clear()
 
 
-# Five steps in an epoch.
+# Five steps in an epoch, with everything that has a state or is random, and parameters
+# that are large enough to be divided.
 SMALL = ["--model", "resnet18", "--width-multiplier", "0.125", "--batch-size", "256"]
-SMALL += ["--log-every", "2"]
-ADAM = ["--optimizer", "adam", "--scale-control", "stablegrad", "--lr", "3e-3"]
+SMALL += ["--log-every", "2", "--checkpoint-every", "3", "--epochs", "1", "--augment"]
+SMALL += ["--optimizer", "adam", "--scale-control", "stablegrad", "--lr", "3e-3"]
+SMALL += ["--ema-decay", "0.8", "--norm", "batch", "--stochastic-depth", "0.3"]
+ON = ["--mesh", "data=4,fsdp=2"]
 
 
 def main(*arguments):
@@ -57,7 +59,7 @@ def main(*arguments):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, quick_compilation, tiny):
     path = tmp_path_factory.mktemp("runs") / "adam"
-    assert main("train", *SMALL, *ADAM, "--epochs", 2, "--out", path) == 0
+    assert main("train", *SMALL, *ON, "--out", path) == 0
     return path
 
 
@@ -67,12 +69,12 @@ def test_what_a_run_leaves_behind(finished):
     assert set(metrics["settings"]) == set(Config.__dataclass_fields__) - set(PLACE)
     assert metrics["settings"] == strict(finished / "settings.json")
     assert min(metrics[key] for key in SPEEDS) > 0
-    assert metrics["mesh"] == {"data": 8, "fsdp": 1}
-    assert [entry["step"] for entry in history] == [2, 4, 5, 6, 8, 10]
-    assert [entry.get("epoch") for entry in history] == [None, None, 1, None, None, 2]
+    assert metrics["mesh"] == {"data": 4, "fsdp": 2}
+    assert [entry["step"] for entry in history] == [2, 4, 5]
+    assert [entry.get("epoch") for entry in history] == [None, None, 1]
     for entry in history:
         assert min(entry["layer_scales"].values()) > 0
-    assert metrics["test_accuracy"] == history[-1]["test_accuracy"] > 0.1
+    assert metrics["test_accuracy"] == history[-1]["test_accuracy"]
     np.testing.assert_allclose(metrics["test_accuracy"] * 360 % 1, 0, atol=1e-9)
 
     (path,) = (finished / "events").iterdir()
@@ -84,15 +86,15 @@ def test_what_a_run_leaves_behind(finished):
             found[value.tag, event.step] = value.simple_value
         events = events[16 + length :]
     for tag in ("loss", "test_accuracy"):
-        assert np.isclose(found[tag, 10], history[-1][tag])
+        assert np.isclose(found[tag, 5], history[-1][tag])
 
 
 def test_a_finished_run_is_left_alone_and_drawn(finished, capsys):
     before = {path: path.read_bytes() for path in finished.glob("*.json*")}
-    arguments = [*SMALL, *ADAM, "--epochs", 2, "--out", finished]
-    assert main("train", *arguments) == 2
+    arguments = ["train", *SMALL, *ON, "--out", finished]
+    assert main(*arguments) == 2
     assert "add --resume" in capsys.readouterr().err
-    assert main("train", *arguments, "--resume") == 0
+    assert main(*arguments, "--resume") == 0
     assert "finished already: nothing to do" in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in finished.glob("*.json*")}
     assert main("plot", "--run", finished) == 0
@@ -101,40 +103,43 @@ def test_a_finished_run_is_left_alone_and_drawn(finished, capsys):
 
 
 def test_killed_and_resumed_it_ends_with_the_same_numbers(
-    tmp_path, capsys, monkeypatch
+    finished, tmp_path, capsys, monkeypatch
 ):
-    """In the middle of an epoch, with everything that has a state or is random.
+    """In the middle of an epoch; on another mesh the numbers are those up to rounding.
 
-    And on another mesh with the same numbers up to rounding.
+    Runs that differ in rate and seed share what is compiled.
     """
-    arguments = ["train", *SMALL, *ADAM, "--epochs", 2, "--checkpoint-every", 3]
-    arguments += ["--augment", "--ema-decay", 0.8, "--norm", "batch"]
-    arguments += ["--stochastic-depth", 0.3, "--mesh", "data=4,fsdp=2"]
-    never, out = tmp_path / "never", tmp_path / "killed"
-    assert main(*arguments, "--out", never) == 0
+    out, other, seed = (tmp_path / name for name in ("killed", "other", "seed"))
+    arguments = ["train", *SMALL, *ON, "--out"]
     monkeypatch.setattr("program.KILLED", TINY + KILLED)
-    killed("image_classification", 4, *arguments, "--out", out, **QUICK_COMPILATION)
+    killed("image_classification", 4, *arguments, out, **QUICK_COMPILATION)
     assert not Run(out).finished
-    other = tmp_path / "other"
     shutil.copytree(out, other)
-    assert main(*arguments, "--out", out, "--resume") == 0
+    assert main(*arguments, out, "--resume") == 0
     # Steps are looked at in pairs, so that is where checkpoints are.
     assert "Resumed at step 4." in capsys.readouterr().out
-    assert (out / "history.jsonl").read_text() == (never / "history.jsonl").read_text()
-    once, resumed = strict(never / "metrics.json"), strict(out / "metrics.json")
+    assert list(Run(out).history()) == list(Run(finished).history())
+    once, resumed = strict(finished / "metrics.json"), strict(out / "metrics.json")
     for key in SPEEDS:
         del once[key], resumed[key]
     assert once == resumed
-    assert main(*arguments[:-1], "fsdp=8", "--out", other, "--resume") == 0
-    for entry, expected in zip(Run(other).history(), Run(never).history(), strict=True):
-        np.testing.assert_allclose(entry["loss"], expected["loss"], rtol=1e-3)
+
+    assert main(*arguments, seed, "--seed", 1, "--lr", 1e-2) == 0
+    assert strict(seed / "metrics.json")["compile_seconds"] == 0
+    losses = [[x["loss"] for x in Run(path).history()] for path in (seed, finished)]
+    assert losses[0] != losses[1]
+
+    assert main("train", *SMALL, "--mesh", "fsdp=8", "--out", other, "--resume") == 0
+    again = [x["loss"] for x in Run(other).history()]
+    np.testing.assert_allclose(again, losses[1], rtol=1e-3)
 
 
 def test_loss_that_is_not_finite_ends_the_run(tmp_path, capsys):
     # Where ReLU makes zero of NaN, the loss may stay finite.
-    arguments = [*SMALL, "--model", "efficientnetv2-b0", "--scale-control", "none"]
-    arguments += ["--lr", 1e9, "--warmup-epochs", 0, "--out", tmp_path]
-    assert main("train", *arguments) == 1
+    arguments = [*SMALL, "--model", "efficientnetv2-b0", "--norm", "none"]
+    arguments += ["--scale-control", "none", "--optimizer", "sgd"]
+    arguments += ["--lr", 1e9, "--warmup-epochs", 0]
+    assert main("train", *arguments, "--out", tmp_path) == 1
     err = capsys.readouterr().err
     metrics = strict(tmp_path / "metrics.json")
     assert err.startswith("error: the loss is ")
@@ -146,15 +151,6 @@ def test_loss_that_is_not_finite_ends_the_run(tmp_path, capsys):
     assert main("plot", "--run", tmp_path) == 0
 
 
-def test_runs_that_differ_in_rate_and_seed_share_what_is_compiled(tmp_path):
-    arguments = ["train", *SMALL, *ADAM, "--epochs", 1, "--out"]
-    assert main(*arguments, tmp_path / "a") == 0
-    assert main(*arguments, tmp_path / "b", "--seed", 1, "--lr", 1e-2) == 0
-    assert strict(tmp_path / "b" / "metrics.json")["compile_seconds"] == 0
-    one, other = (next(Run(tmp_path / out).history())["loss"] for out in "ab")
-    assert one != other
-
-
 def test_two_processes_give_the_numbers_of_one(finished, tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -163,9 +159,8 @@ def test_two_processes_give_the_numbers_of_one(finished, tmp_path):
     main = "import sys; from examples.image_classification.__main__ import main\n"
     command = [sys.executable, "-W", "error", "-c"]
     command += [TINY + main + "sys.exit(main(sys.argv[1:]))"]
-    command += ["train", *SMALL, *ADAM, "--epochs", "1", "--out", str(out)]
-    command += ["--mesh", "data=2,fsdp=2", "--coordinator", f"127.0.0.1:{port}"]
-    command += ["--processes", "2"]
+    command += ["train", *SMALL, "--out", str(out), "--mesh", "data=2,fsdp=2"]
+    command += ["--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
     flags = os.environ.get("XLA_FLAGS", "").split()
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_proxy")}
     environment |= {
@@ -191,10 +186,8 @@ def test_two_processes_give_the_numbers_of_one(finished, tmp_path):
             assert process.wait(300) == 0, log.read_text()
     metrics = strict(out / "metrics.json")
     assert (metrics["processes"], metrics["devices"]) == (2, 4)
-    # Both have a cosine of their own length: the first step is common.
-    entry, expected = next(Run(out).history()), next(Run(finished).history())
-    assert entry["step"] == expected["step"] == 2
-    np.testing.assert_allclose(entry["loss"], expected["loss"], rtol=0.05)
+    losses = [[x["loss"] for x in Run(path).history()] for path in (out, finished)]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
     assert [log.read_text().count("test accuracy") for log in logs] == [2, 0]
     assert len(list((out / "events").iterdir())) == 1
 
@@ -205,25 +198,25 @@ def test_two_processes_give_the_numbers_of_one(finished, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--epochs", "0"], "--epochs must be at least 1, got 0."),
-        (["--batch-size", "12"], "--batch-size must be a multiple of 8"),
-        (["--batch-size", "1600"], "--batch-size must be at most"),
-        (["--accumulate", "3"], "--accumulate must be a divisor of 128, got 3."),
-        (["--lr", "nan"], "--lr must be a positive, finite number"),
-        (["--ema-decay", "1"], "--ema-decay must be at least 0 and below 1"),
-        (["--optimizer", "adam", "--weight-decay", "1e-4"], "adamw decays weights"),
-        (["--mesh", "data=2"], "--mesh data=2 is not one of 8 devices."),
-        (["--mesh", "rows=8"], "--mesh must be like data=4,fsdp=2"),
-        (["--coordinator", "a:1"], "with --processes and --process, or auto, got a:1"),
-        (["--process", "0"], "--coordinator must be host:port"),
-        (["--data", "folder"], "--data-dir must be a folder with train/<class>/"),
-        (["--data", "folder", "--data-dir", "/none"], "/none"),
-        (["--image-size", "32"], "--image-size must be left out"),
+        ("--epochs 0", "--epochs must be at least 1, got 0."),
+        ("--batch-size 12", "--batch-size must be a multiple of 8"),
+        ("--batch-size 1600", "--batch-size must be at most"),
+        ("--accumulate 3", "--accumulate must be a divisor of 128, got 3."),
+        ("--lr nan", "--lr must be a positive, finite number"),
+        ("--ema-decay 1", "--ema-decay must be at least 0 and below 1"),
+        ("--optimizer adam --weight-decay 1e-4", "adamw decays weights"),
+        ("--mesh data=2", "--mesh data=2 is not one of 8 devices."),
+        ("--mesh rows=8", "--mesh must be like data=4,fsdp=2"),
+        ("--coordinator a:1", "with --processes and --process, or auto, got a:1"),
+        ("--process 0", "--coordinator must be host:port"),
+        ("--data folder", "--data-dir must be a folder with train/<class>/"),
+        ("--data folder --data-dir /none", "/none"),
+        ("--image-size 32", "--image-size must be left out"),
     ],
 )
 def test_bad_options(tmp_path, capsys, options, message):
     out = tmp_path / "run"
-    assert main("train", *options, "--out", out) == 2
+    assert main("train", *options.split(), "--out", out) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -292,7 +285,7 @@ def test_runs_that_differ_in_rate_and_seed_are_one_method(trained, tmp_path, cap
     assert len(json.loads(collected.read_text())["runs"]) == 3
     capsys.readouterr()
     assert main("compare", collected, "--out", tmp_path / "figure.png") == 0
-    # The rate at which seed 2 trained; both of its seeds are better than 0.9 or equal.
+    # The rate at which seed 2 trained; one of its seeds is better than 0.9.
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     expected = "agc + adam 0.01 0.9100 0.9000 - 0.9200 1/2 -"
     assert expected.split() in table

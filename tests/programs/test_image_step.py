@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.image_classification import train
+from examples.image_classification import models
 from examples.image_classification.config import Config
-from examples.image_classification.mesh import Layout
-from examples.image_classification.models import resnet
+from examples.image_classification.mesh import mesh_of, place_of
 from examples.image_classification.run import diverged
+from examples.image_classification.train import Program
 
 IMAGES = 32
 P = jax.sharding.PartitionSpec
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation", "tiny")
 @pytest.fixture(scope="module")
 def tiny():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet.MODELS, "resnet18", (1,))
+        patch.setitem(models.RESNETS, "resnet18", (1,))
         yield
 
 
@@ -32,31 +32,29 @@ def config(**options):
 
 
 def make(**options):
-    """The functions of a run on digits, and an initial state."""
-    functions = train.Functions(config(**options))
-    return functions, functions.start(0, 0.1)
+    """The program of a run on digits, and an initial state."""
+    program = Program(config(**options))
+    return program, program.start(0, 0.1)
 
 
 def batch():
     rng = np.random.default_rng(0)
     return {
-        "image": jnp.asarray(rng.integers(0, 256, (IMAGES, 8, 8, 1), np.uint8)),
-        "label": jnp.asarray(rng.integers(0, 10, IMAGES, np.int32)),
+        "image": rng.integers(0, 256, (IMAGES, 8, 8, 1), np.uint8),
+        "label": rng.integers(0, 10, IMAGES, np.int32),
     }
 
 
-def gradient(functions, state):
-    of_batch = jax.jit(functions.gradient)
+def gradient(program, state):
+    of_batch = jax.jit(program.gradient)
     return of_batch(state.params, state.batch_stats, batch(), jax.random.key(0))[0]
 
 
 def test_gradient_is_of_the_mean_cross_entropy_of_smooth_labels():
     """And the paper's reference is the scale of that of the predictions."""
-    functions, state = make(label_smoothing=0.3)
-    found, images = gradient(functions, state), batch()
-    logits, _ = jax.jit(functions.logits, static_argnames="train")(
-        state.params, state.batch_stats, images["image"], train=False
-    )
+    program, state = make(label_smoothing=0.3)
+    found, images = gradient(program, state), batch()
+    logits, _ = program.logits(state.params, state.batch_stats, images["image"])
     p = np.exp(np.float64(logits))
     p /= p.sum(-1, keepdims=True)
     labels = 0.7 * np.eye(10)[images["label"]] + 0.03
@@ -69,18 +67,18 @@ def test_gradient_is_of_the_mean_cross_entropy_of_smooth_labels():
     np.testing.assert_allclose(found.accuracy, right.mean())
 
 
-def test_parts_of_a_batch_add_up_to_the_whole():
-    found, expected = (gradient(*make(accumulate=parts)) for parts in (4, 1))
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
-
-
 def test_a_step_has_the_reference_as_its_scale_and_moves_the_average():
-    functions, state = make(scale_control="stablegrad-prediction", ema_decay=0.9)
-    found, params = gradient(functions, state), jax.device_get(state.params)
-    arguments = (functions.state, batch(), 3, 0, 0.1)
-    functions.compile(*arguments)
-    new, report = functions.advance(state, *arguments[1:])
+    """And is the same of a batch in four parts."""
+    options = {"scale_control": "stablegrad-prediction", "ema_decay": 0.9}
+    (program, state), (in_parts, _) = make(**options), make(**options, accumulate=4)
+    found, params = gradient(program, state), jax.device_get(state.params)
+    parts = gradient(in_parts, state)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
+        parts,
+        found,
+    )
+    new, report = program.advance(state, batch(), 3, 0, 0.1)
     trace = new.optimizer[1][0].trace["classifier"]["kernel"]
     np.testing.assert_allclose(trace.std(), found.reference, rtol=1e-4)
     assert report["layer_scales"].keys() >= {"classifier", "stem/0/conv"}
@@ -90,17 +88,17 @@ def test_a_step_has_the_reference_as_its_scale_and_moves_the_average():
     ):
         np.testing.assert_allclose(average, 0.9 * before + 0.1 * after, 1e-4, 1e-7)
     # The average is what is tested, and padding does not count.
-    images = batch() | {"weight": jnp.ones(IMAGES).at[5:].set(0)}
-    losses, right = functions.test(new, images)
+    images = batch() | {"weight": np.float32(np.arange(IMAGES) < 5)}
+    losses, right = program.sums(new, images)
     moved = new._replace(params=new.average, average=new.params)
-    assert functions.test(moved, images)[0] != losses
-    logits, _ = functions.logits(new.average, {}, images["image"][:5], train=False)
+    assert program.sums(moved, images)[0] != losses
+    logits, _ = program.logits(new.average, {}, images["image"][:5])
     assert right == (logits.argmax(-1) == images["label"][:5]).sum()
 
 
 def test_rate_rises_linearly_then_falls_to_zero():
-    functions, _ = make(optimizer="adam", batch_size=360, epochs=5)  # 3 steps in each
-    tx, params = functions.optimizer(1.0), jnp.ones(1)
+    program = Program(config(optimizer="adam", batch_size=360, epochs=5))
+    tx, params = program.optimizer(1.0), jnp.ones(1)  # 3 steps in each epoch
     state, rates = tx.init(params), []
     for _ in range(16):  # Adam's steps are as large as the rate
         updates, state = tx.update(jnp.ones(1), state, params)
@@ -115,12 +113,12 @@ def test_rate_rises_linearly_then_falls_to_zero():
     [("", (8, 1)), ("fsdp=8", (1, 8)), ("data=8", (8, 1)), ("data=4,fsdp=2", (4, 2))],
 )
 def test_leaves_are_divided_along_their_longest_axis(mesh, sizes):
-    layout = Layout.of(config(mesh=mesh))
-    assert tuple(layout.mesh.shape.values()) == sizes
-    kernel = layout.of_leaf(np.zeros((3, 3, 64, 128))).spec
+    mesh = mesh_of(config(mesh=mesh))
+    assert tuple(mesh.shape.values()) == sizes
+    kernel = place_of(mesh, np.zeros((3, 3, 64, 128))).spec
     assert kernel == (P(None, None, None, "fsdp") if sizes[1] > 1 else P())
     for shape in ((128,), (1009, 7)):  # small, and without a common divisor
-        assert layout.of_leaf(np.zeros(shape)).spec == P()
+        assert place_of(mesh, np.zeros(shape)).spec == P()
 
 
 @pytest.mark.parametrize(
