@@ -57,6 +57,7 @@ def members_of_layers(labels):
 ROUNDING = {"bfloat16": 1e-2, "float16": 4e-3, "float64": 1e-9, "complex128": 1e-9}
 
 
+@np.errstate(over="ignore")
 def assert_is_the_definition(
     labels, before, after, scales, statistic="std", reference=1.0, max_gain=np.inf
 ):
@@ -70,8 +71,7 @@ def assert_is_the_definition(
     for (name, i), members in layers.items():
         weights = [slices(la, before[j])[i] for j, la in members if la.is_weight]
         sigma, rms = scale(weights, statistic), scale(weights, "rms")
-        with np.errstate(over="ignore"):
-            gain = min(reference / sigma, max_gain) if sigma else 1
+        gain = min(reference / sigma, max_gain) if sigma else 1
         is_wide = any(jnp.finfo(x.dtype).bits == 64 for x in weights)
         low, high = (1e-150, 1e150) if is_wide else (1e-17, 1e15)
         is_in_range = rms == 0 or low < rms < high

@@ -105,14 +105,6 @@ def test_train_state_forwards_keywords(step, kind):
     )
 
 
-@pytest.mark.parametrize("name", ["reference", "values"])
-def test_flax_s_own_train_state_takes_it_for_a_field(name):
-    """Why the page has a class of its own."""
-    state = create(network, train_state.TrainState, optax.identity())
-    with pytest.raises(TypeError, match=name):
-        state.apply_gradients(grads=state.params, **{name: 1.0})
-
-
 # recipe: nn.scan
 class Block(nn.Module):
     width: int

@@ -37,13 +37,6 @@ def test_it_trains_until_the_tolerances_are_met():
     regression.check_layers(solution.state.opt_state, lambda layers: layers)
 
 
-def test_steps_of_one_size_meet_no_tolerance():
-    """Why the page asks for a schedule."""
-    tx = regression.observed(optax.sgd(3e-3))
-    solution = minimise(loss_fn, regression.initial_layers(), (x, y), tx, STEPS)
-    assert solution.result == optx.RESULTS.nonlinear_max_steps_reached
-
-
 # recipe: frozen weights
 def finish(losses, params, weights, data, max_steps):
     """Minimises the sum of the terms, with the weights that balance_terms ended at."""
