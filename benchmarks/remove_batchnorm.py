@@ -129,7 +129,7 @@ def main(options: Options) -> None:
         for rate in track(options.rates, name):
             networks = [train(rate, i, batches(i)) for i in range(options.seeds)]
             scores = [float(accuracy(n, test_images, test_labels)) for n in networks]
-            runs.append({"method": name, "rate": rate, "accuracies": scores})
+            runs.append({"method": name, "lr": rate, "test_accuracy": scores})
             medians.append(f"{np.median(scores):.3f}")
         table.add_row(name, *medians)
     rich.print(table)

@@ -1,10 +1,19 @@
-"""Writes measured numbers and code into the pages, or compares them."""
+"""What the pages take from other files: measured numbers, and code.
+
+python -m docs.results            # writes them into docs/ and both README.md
+python -m docs.results --check    # shows what they would change, and fails
+
+A page holds the numbers and the code themselves, so that it can be read anywhere, and
+says in comments where they come from. Between `<!-- results: EXPRESSION -->` and
+`<!-- end -->` stands a table or a block of code, and in front of
+`<!-- = EXPRESSION -->` a number. The expressions call the functions in `pages.NAMES`;
+`tables.toml` says what each table shows.
+"""
 
 import argparse
 import difflib
 import sys
 
-from docs import results
 from docs.results.pages import filled, pages
 from docs.results.records import ROOT, ResultError
 
@@ -12,7 +21,7 @@ from docs.results.records import ROOT, ResultError
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m docs.results",
-        description=results.__doc__,
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--check", action="store_true", help="compare, do not write")

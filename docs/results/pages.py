@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from docs.results.numbers import number
-from docs.results.records import ROOT, ResultError, Settings, best, content
+from docs.results.records import ROOT, ResultError, Settings, best, content, number
 from docs.results.tables import pairs, table, where_it_wins
 
 # No block holds another one's beginning.

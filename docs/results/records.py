@@ -1,4 +1,4 @@
-"""What was measured, from benchmarks/results and docs/demo.json.
+"""What was measured, from benchmarks/results and docs/demo.json, and how it is written.
 
 A run is its settings and its scores by learning rate and seed: relative L2 errors, or
 test accuracies. A failed run has an infinite error, or an accuracy of zero.
@@ -7,13 +7,11 @@ test accuracies. A failed run has an infinite error, or an accuracy of zero.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from docs.results.numbers import listed, number
 
 ROOT = Path(__file__).parents[2]
 TRAINED = 0.1
@@ -28,6 +26,37 @@ class ResultError(Exception):
 
 class NotRunError(ResultError):
     """No run has the settings, or the rate."""
+
+
+# --- Numbers ---
+
+
+def number(x: float, figures: int = 2) -> str:
+    """With so many significant digits, zeros at the end too."""
+    if not np.isfinite(x):
+        return "not finite"
+    if abs(x) >= 10**figures:
+        return f"{x:,.0f}"
+    # Python's own format goes over to exponents below 1e-4.
+    if 0 < abs(x) < 1e-4:
+        return f"{x:.{figures - 1}e}".replace("e-0", "e-")
+    return f"{x:#.{figures}g}".rstrip(".")
+
+
+def span(values: Iterable[float]) -> str:
+    """The least and the largest of several numbers."""
+    values = sorted(values)
+    low, high = number(values[0]), number(values[-1])
+    return low if low == high else f"{low} to {high}"
+
+
+def listed(values: Iterable[Any]) -> str:
+    """The different values: a, b and c."""
+    words = [f"{x:,g}" for x in dict.fromkeys(values)]
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+# --- Runs ---
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,20 +159,21 @@ def _runs(file: str) -> list[tuple[Settings, Settings]]:
 
 
 def _scores(settings: Settings, run: Settings) -> dict[float, dict[int, float]]:
-    """By learning rate and seed. What is not finite is null in JSON, and NaN here."""
-    rates = settings["lr"] if "lr" in settings else settings["rate"]
-    rates = rates if isinstance(rates, list) else [rates]
-    if "test_accuracy" in run:
-        return {rates[0]: {settings["seed"]: run["test_accuracy"] or 0.0}}
-    if "accuracies" in run:
-        return {rates[0]: dict(enumerate(run["accuracies"]))}
-    if "relative_l2" in run:
-        errors = np.array(run["relative_l2"], float)
-        errors[np.array(run["stopped_at_step"]) >= 0] = np.inf
-    else:
-        errors = np.array([run["errors"]], float)
-    rows = np.where(np.isnan(errors), np.inf, errors)
-    return {r: dict(enumerate(row)) for r, row in zip(rates, rows, strict=True)}
+    """By learning rate and seed."""
+    is_error = "test_accuracy" not in run
+    scores = (
+        run.get("relative_l2", run.get("errors")) if is_error else run["test_accuracy"]
+    )
+    # What is not finite is null in JSON, and NaN here.
+    scores = np.array(scores, float)
+    failed = np.isnan(scores) | (np.array(run.get("stopped_at_step", -1)) >= 0)
+    rates = np.atleast_1d(settings["lr"]).tolist()
+    rows = np.where(failed, np.inf if is_error else 0.0, scores).reshape(len(rates), -1)
+    first = settings.get("seed", 0)
+    return {
+        rate: dict(enumerate(row.tolist(), first))
+        for rate, row in zip(rates, rows, strict=True)
+    }
 
 
 def best(
@@ -182,18 +212,16 @@ def best(
     if rate is not None and rate not in by_rate:
         raise NotRunError(f"{path_of(file)} has no rate of {rate:g} with {words}")
     settings, run = found[0]
-    result = functools.partial(
-        Result,
-        file=file,
-        settings=settings,
-        is_error=not {"test_accuracy", "accuracies"} & run.keys(),
-        unknowns=run.get("unknowns", {}),
-    )
+    is_error, unknowns = "test_accuracy" not in run, run.get("unknowns", {})
+
+    def result(rate, by_rate):
+        return Result(file, settings, rate, by_rate, is_error, unknowns)
+
     if rate is None:
         common = min(map(len, by_rate.values()))
         fair = {lr: scores[:common] for lr, scores in by_rate.items()}
-        rate = min(fair, key=lambda lr: result(rate=lr, by_rate=fair).cost)
-    return result(rate=rate, by_rate=by_rate)
+        rate = min(fair, key=lambda lr: result(lr, fair).cost)
+    return result(rate, by_rate)
 
 
 def _has(settings: Settings, wanted: Settings) -> bool:

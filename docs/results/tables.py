@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from docs.results.numbers import number, span
 from docs.results.records import (
     NotRunError,
     Result,
@@ -19,7 +18,9 @@ from docs.results.records import (
     best,
     content,
     device,
+    number,
     path_of,
+    span,
 )
 
 SPECIFICATIONS = tomllib.loads(Path(__file__).with_name("tables.toml").read_text())

@@ -190,10 +190,10 @@ def test_scores_are_recorded_by_seed(tmp_path, monkeypatch, capsys):
     options = {"blocks": 1, "width": 4, "rates": (0.1, 0.3), "seeds": 2, "epochs": 1}
     remove_batchnorm.main(remove_batchnorm.Options(**options, out=out))
     runs = json.loads(out.read_text())["runs"]
-    assert [(run["method"], run["rate"]) for run in runs] == [(name, 0.1), (name, 0.3)]
+    assert [(run["method"], run["lr"]) for run in runs] == [(name, 0.1), (name, 0.3)]
     for run in runs:
-        assert len(set(run["accuracies"])) == 2
-        assert all(0 <= accuracy <= 1 for accuracy in run["accuracies"])
+        assert len(set(run["test_accuracy"])) == 2
+        assert all(0 <= accuracy <= 1 for accuracy in run["test_accuracy"])
     assert "test accuracy by rate" in capsys.readouterr().out
 
     monkeypatch.setattr(minimal_examples, "EXAMPLES", {"twice": lambda seed: 2 * seed})
