@@ -228,7 +228,11 @@ def measure(config: Config, number: int, rounds: int) -> common.Found:
     The error is that of the residual or of the gradient, whichever is larger.
     """
     points = config.find_problem().domain.sample(jax.random.key(0), number, jnp.float32)
-    params, residuals = initial_params(config, jax.random.key(1)), residuals_of(config)
+    residuals = residuals_of(config)
+    # Biases start at zero, which would hide a method that ignores them.
+    params = jax.tree.map(
+        lambda x: jnp.where(x == 0, 0.1, x), initial_params(config, jax.random.key(1))
+    )
     reference = partial(value_and_gradient, residuals["nested jvp"])
     (_, zero), gradient = in_double_precision(reference, params, points)
 
