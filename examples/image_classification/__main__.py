@@ -5,6 +5,7 @@ python -m examples.image_classification --help
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -89,7 +90,7 @@ def study(
     JUDGE.show(JUDGE.read(config.out for config in runs.values()))
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "plot": plot,
     "study": study,

@@ -18,14 +18,14 @@ AXES = ("data", "fsdp")
 
 def connect(config: Config) -> None:
     """Makes this process one of several, if the options say so."""
-    options = config.coordinator, config.processes, config.process
-    if options == (None, None, None):
+    address, number, process = config.coordinator, config.processes, config.process
+    if address is None and number is None and process is None:
         return
     # The backend of CPU collectives; GPUs and TPUs have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    address, *others = options
     try:
-        jax.distributed.initialize(None if address == "auto" else address, *others)
+        found = None if address == "auto" else address
+        jax.distributed.initialize(found, number, process)
     except (RuntimeError, ValueError) as error:
         raise RunError(
             "--coordinator must be host:port, with --processes and --process, or auto, "

@@ -3,6 +3,7 @@
 import collections
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,33 +47,36 @@ def train(config: Config, console: Console) -> None:
         found = run.resume(lambda step: program.state)
         if found is not None:
             console.print(f"Resumed at step {found[0]}.")
-        start = found or (0, program.start(config.seed, config.lr))
+        step, state = found or (0, program.start(config.seed, config.lr))
         compiled, stopped = program.compile_seconds, None
         seconds: list[float] = []
         try:
-            _advance(program, config, *start, seconds, run, console)
+            _advance(program, config, step, state, seconds, run, console)
         except DivergedError as error:
             stopped = error
-        accuracies = [x["test_accuracy"] for x in run.history() if "epoch" in x]
-        # Of a run that was killed behind its last step there are none.
-        step_seconds = float(np.median(seconds)) if seconds else None
-        speed = config.batch_size / step_seconds if step_seconds else None
-        results = {
-            "test_accuracy": None if stopped else accuracies[-1],
-            "stopped_at_step": stopped.step if stopped else -1,
-            "first_layer_to_go": stopped.layer if stopped else None,
-            "step_seconds": step_seconds,
-            "images_per_second": speed,
-            "compile_seconds": program.compile_seconds - compiled,
-            "data": {
-                "name": config.data,
-                "training_images": len(program.dataset.train.labels),
-                "test_images": len(program.dataset.test.labels),
-            },
-            "mesh": dict(program.mesh.shape),
-            "processes": jax.process_count(),
-        }
-        run.finish(lambda: results)
+
+        def results() -> dict[str, Any]:
+            accuracies = [x["test_accuracy"] for x in run.history() if "epoch" in x]
+            # Of a run that was killed behind its last step there are none.
+            step_seconds = float(np.median(seconds)) if seconds else None
+            speed = config.batch_size / step_seconds if step_seconds else None
+            return {
+                "test_accuracy": None if stopped else accuracies[-1],
+                "stopped_at_step": stopped.step if stopped else -1,
+                "first_layer_to_go": stopped.layer if stopped else None,
+                "step_seconds": step_seconds,
+                "images_per_second": speed,
+                "compile_seconds": program.compile_seconds - compiled,
+                "data": {
+                    "name": config.data,
+                    "training_images": len(program.dataset.train.labels),
+                    "test_images": len(program.dataset.test.labels),
+                },
+                "mesh": dict(program.mesh.shape),
+                "processes": jax.process_count(),
+            }
+
+        run.finish(results)
         if stopped is not None:
             raise stopped
 
@@ -104,7 +108,8 @@ def _advance(
     )
     with bar, events:
         while step < total:
-            start, compiled, reports = time.perf_counter(), program.compile_seconds, []
+            start, compiled = time.perf_counter(), program.compile_seconds
+            reports: list[dict[str, Any]] = []
             at_end = False
             while not reports or (step % config.log_every and not at_end):
                 state, report = program.advance(
