@@ -173,6 +173,21 @@ def test_a_power_that_is_zero_while_running():
     assert_close(update(0.0)[0], first_update(random_grads(), power=0.0)[0])
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("values", [(3.0, 2.0), (3.0, 1.0), (0.3, 5.0)])
+def test_opposite_gradients_cancel_only_where_both_are_equally_far(power, values):
+    """docs/loss_terms.md: g_1 = -κ g_2 leaves (D_2^p - D_1^p) g_2 / s_2, D = L / s."""
+    g = random_layer(3, 4, 1.0, "float32", 0)
+    grads = {"a": jax.tree.map(lambda x: -3 * x, g), "b": g}
+    total, _ = first_update(grads, dict(zip("ab", values, strict=True)), power=power)
+    s = scale(elements(g), "rms")
+    distances = np.array(values) / (3 * s, s)
+    a, b = (distances / distances.max()) ** power
+    chex.assert_trees_all_close(
+        total, jax.tree.map(lambda x: (b - a) * x / s, g), atol=1e-5
+    )
+
+
 # --- Dtypes and kinds of leaves ---
 
 
