@@ -13,7 +13,7 @@ from examples.common.runs import RunError
 
 
 def run(
-    commands: dict[str, Callable[..., None]],
+    commands: Mapping[str, Callable[..., None]],
     arguments: Sequence[str] | None,
     *,
     program: str,
@@ -28,7 +28,7 @@ def run(
     matplotlib.use("agg")
     try:
         tyro.extras.subcommand_cli_from_dict(
-            commands, args=arguments, prog=program, description=description
+            dict(commands), args=arguments, prog=program, description=description
         )
     except (RunError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)

@@ -229,8 +229,9 @@ def _dumps(record: Any, indent: int | None = None) -> str:
 
     def plain(x):
         if isinstance(x, (float, np.ndarray, np.generic, jax.Array)):
-            x = np.asarray(x)
-            return np.where(np.isfinite(x), x, None).tolist()
+            array = np.asarray(x).astype(object)
+            array[~np.isfinite(x)] = None
+            return array.tolist()
         return x
 
     record = jax.tree.map(plain, record)

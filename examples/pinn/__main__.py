@@ -5,6 +5,7 @@ python -m examples.pinn --help
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -126,7 +127,7 @@ def study(
     JUDGE.show(JUDGE.read(config.out for config in runs.values()))
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "plot": plot,

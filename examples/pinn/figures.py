@@ -117,7 +117,9 @@ def _field(run: Run, config: Config, rate: int, seed: int):
     A row for each field, or for each plane of three dimensions.
     """
     problem, found = config.find_problem(), on_grid(run, config, rate, seed)
-    exact, data, places = {}, {}, problem.grid()
+    exact: dict[str, np.ndarray] = {}
+    data: dict[str, np.ndarray] = {}
+    places = problem.grid()
     points = places.reshape(*problem.resolution, -1)
     if callable(problem.exact):
         exact = problem.solution(places)
@@ -235,14 +237,16 @@ def _first_seed(history: History, key: str, rate: int) -> list[dict[str, float]]
 def _layer_scales(title: str, history: History, rate: int):
     figure, (ax,) = _row(1, f"{title}, seed 0: gradient scales")
     scales = _first_seed(history, "layer_scales", rate)
-    sg.plotting.plot_layer_scales(scales, steps=series(history, "step"), ax=ax)
+    steps = list(series(history, "step"))
+    sg.plotting.plot_layer_scales(scales, steps=steps, ax=ax)
     return figure
 
 
 def _terms(title: str, history: History, rate: int):
     """Scales of the loss terms and cosines between them, of the first seed."""
     figure, (left, right) = _row(2, f"{title}, seed 0: loss terms")
-    steps, scales = series(history, "step"), _first_seed(history, "term_scales", rate)
+    scales = _first_seed(history, "term_scales", rate)
+    steps = list(series(history, "step"))
     sg.plotting.plot_term_scales(scales, steps=steps, ax=left)
     pairs = list(itertools.combinations(scales[0], 2))
     for pair in pairs:

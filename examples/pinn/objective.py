@@ -12,7 +12,7 @@ from examples.common.runs import RunError
 from examples.pinn import operators
 from examples.pinn.config import Config
 from examples.pinn.network import DeepNetwork
-from examples.pinn.problems.problem import Condition, names_taken
+from examples.pinn.problems.problem import names_taken
 
 INITIALIZERS: dict[str, Callable[[operators.Activation], Any]] = {
     "glorot": lambda activation: jax.nn.initializers.glorot_normal(),
@@ -83,8 +83,7 @@ class Objective:
         self.config = config
         self.problem = problem = config.find_problem()
         self.network = network_of(config)
-        inside = Condition(RESIDUAL, problem.domain.sample, problem.residual)
-        self.parts = [inside, *problem.conditions]
+        self.parts = problem.parts
         self.sweep = operators.Sweep.of(problem.operators, problem.fields)
         self.block = CPU_BLOCK if jax.default_backend() == "cpu" else None
         points, solution = problem.reference()

@@ -152,7 +152,12 @@ def runs(
 
     `changes` that are not None apply to all of them.
     """
-    common = {"lr": (3e-4, 1e-3, 3e-3), "seeds": 5, "terms": "weighted", "resume": True}
+    common: dict[str, Any] = {
+        "lr": (3e-4, 1e-3, 3e-3),
+        "seeds": 5,
+        "terms": "weighted",
+        "resume": True,
+    }
     changed = {name: x for name, x in changes.items() if x is not None}
     usual, runs = STUDIES[study]
     return {

@@ -1,7 +1,6 @@
 """Derivatives in one sweep are those of nested forward mode, for every operator."""
 
-import functools
-
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,17 +108,21 @@ def test_operators_are_the_derivatives_that_they_name():
         np.testing.assert_allclose(result[name], value, rtol=1e-6, err_msg=name)
 
 
-def test_what_a_sweep_carries():
-    """One stream for a Laplacian; equal sums once, whichever fields they are of."""
+def test_what_is_carried_and_what_is_trained():
+    """One stream for a Laplacian; equal sums once; one leaf for all hidden layers."""
     jet = Sweep.of({"laplacian": laplacian(3)}).start(jnp.zeros((5, 3)))
-    assert [stream.shape for stream in jet.first] == 3 * [(5, 3)]
-    assert [stream.shape for stream in jet.second] == [(5, 3)]
-    sweep = Sweep.of(OF_TWO_FIELDS, FIELDS)
-    assert len(sweep.start(jnp.zeros((5, 2))).second) == 3
-    first_order = sweep.only({"v", "v_t", "u_x"}).start(jnp.zeros((5, 2)))
-    assert (len(first_order.first), len(first_order.second)) == (2, 0)
-    values = sweep.only(FIELDS).start(jnp.zeros((5, 2)))
-    assert values.first == values.second == ()
+    assert [len(streams) for streams in jet[1:]] == [3, 1]
+    sweep, points = Sweep.of(OF_TWO_FIELDS, FIELDS), jnp.zeros((5, 2))
+    for names, numbers in (
+        (OF_TWO_FIELDS, [2, 3]),
+        ({"v", "v_t", "u_x"}, [2, 0]),
+        (FIELDS, [0, 0]),
+    ):
+        jet = sweep.only(names).start(points)
+        assert [len(streams) for streams in jet[1:]] == numbers
+    net = network(128, fields=FIELDS)
+    params = jax.eval_shape(net.init, jax.random.key(0), points)
+    assert params["params"]["hidden"]["kernel"].shape == (127, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -139,11 +142,9 @@ def test_errors_say_what_is_wrong(wrong, message):
 @pytest.mark.parametrize("size", [8, 10])
 def test_blocks_change_neither_values_nor_gradients(size):
     """Whether or not the last block is a full one."""
-    weights = jnp.array([[1.0], [2.0]])
     points = jax.random.uniform(jax.random.key(0), (20, 2))
 
-    @functools.partial(jax.jit, static_argnums=1)
-    def values_and_gradient(weights, size):
+    def of(size):
         def total(weights):
             def f(x):
                 return {"a": jnp.sin(x @ weights), "b": x**2}
@@ -151,19 +152,6 @@ def test_blocks_change_neither_values_nor_gradients(size):
             result = operators.in_blocks(f, points, size)
             return sum(jnp.sum(jnp.cos(v)) for v in result.values()), result
 
-        return jax.grad(total, has_aux=True)(weights)
+        return jax.jit(jax.grad(total, has_aux=True))(jnp.array([[1.0], [2.0]]))
 
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5),
-        values_and_gradient(weights, size),
-        values_and_gradient(weights, None),
-    )
-
-
-def test_a_network_has_one_leaf_for_its_hidden_layers_and_returns_its_fields():
-    net = network(128, fields=FIELDS)
-    result, params = jax.eval_shape(
-        net.init_with_output, jax.random.key(0), jnp.zeros((5, 2))
-    )
-    assert params["params"]["hidden"]["kernel"].shape == (127, 8, 8)
-    assert {name: x.shape for name, x in result.items()} == {"u": (5,), "v": (5,)}
+    chex.assert_trees_all_close(of(size), of(None), rtol=1e-5)

@@ -53,8 +53,19 @@ PROBLEM = Problem(
 )
 """
 DATA = 'read_values(HERE / "data.npz")'
-TINY = ["--depth", "2", "--width", "4", "--interior-points", "8", "--seeds", "2"]
-TINY += ["--condition-points", "4", "--steps", "4", "--chunk", "2"]
+TINY = [
+    "--optimizer",
+    "adam",
+    "--depth",
+    "1",
+    "--width",
+    "4",
+    "--interior-points",
+    "8",
+    "--seeds",
+    "2",
+]
+TINY += ["--condition-points", "4", "--steps", "4"]
 
 
 def main(*arguments):

@@ -83,21 +83,22 @@ def test_burgers_solution_solves_burgers_equation():
     np.testing.assert_allclose(residual, 0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "noise"),
-    [("burgers", 0), ("burgers-inverse", 0), ("burgers-inverse-noisy", 0.01)],
-)
-def test_values_of_burgers(name, noise):
-    problem = PROBLEMS[name]
-    for condition in problem.conditions:
-        points = condition.where(jax.random.key(0), POINTS, jnp.float32)
-        exact = problem.solution(np.asarray(points, float))
-        zeros = zeros_of(condition.residual, exact, points)
-        if not noise:
-            np.testing.assert_allclose(zeros, 0, atol=1e-5)
-        else:
-            share = zeros.std() / exact["u"].std()
-            np.testing.assert_allclose(share, noise, rtol=0.1)
+def test_values_of_burgers():
+    for name, noise in (
+        ("burgers", 0),
+        ("burgers-inverse", 0),
+        ("burgers-inverse-noisy", 0.01),
+    ):
+        problem = PROBLEMS[name]
+        for condition in problem.conditions:
+            points = condition.where(jax.random.key(0), POINTS, jnp.float32)
+            exact = problem.solution(np.asarray(points, float))
+            zeros = zeros_of(condition.residual, exact, points)
+            if noise:
+                share = zeros.std() / exact["u"].std()
+                np.testing.assert_allclose(share, noise, rtol=0.1)
+            else:
+                np.testing.assert_allclose(zeros, 0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(PROBLEMS))
@@ -113,55 +114,34 @@ def test_problems_have_no_mistake_and_a_grid_over_their_domain(name):
     assert all(u.shape == (len(points),) for u in solution.values())
 
 
-# --- The reference of the L-shape ---
+def test_reference_of_the_l_shape(tmp_path):
+    """It solves the five-point equations, and the script makes it.
 
-CELLS = 32
-
-
-@pytest.fixture(scope="module")
-def u():
-    """The reference at the nodes of [-1, 1]²; NaN where it has none."""
-    points, solution = PROBLEMS["l-shape"].reference()
-    square = np.full((2 * CELLS + 1,) * 2, np.nan)
-    square[tuple(((points + 1) * CELLS).round().astype(int).T)] = solution["u"]
-    assert np.isfinite(square).sum() == len(points)  # no point occurs twice
-    return square
-
-
-def test_reference_is_zero_on_the_dirichlet_sides_only(u):
-    x, y = l_shape.nodes(CELLS)
-    outer = (abs(y) == 1) | (x == 1)
-    inner = ((x == 0) & (y <= 0)) | ((y == 0) & (x >= 0))
-    np.testing.assert_array_equal(np.isfinite(u), (x <= 0) | (y >= 0))
-    np.testing.assert_array_equal(u == 0, (outer | inner) & np.isfinite(u))
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_reference_solves_the_five_point_equations(u, stride):
-    """Away from the Dirichlet corners, where its fourth derivatives are large.
-
-    Near the origin u is close to 0.54 r^(2/3) sin(2/3 θ), so the differences are off by
+    Away from the Dirichlet corners, where its fourth derivatives are large: near the
+    origin u is close to 0.54 r^(2/3) sin(2/3 θ), so the differences are off by
     h²/12 (u_xxxx + u_yyyy), which is at most 3.4 h² at r = 0.3.
     """
-    h = stride / CELLS
-    u = u[::stride, ::stride]
+    points, solution = PROBLEMS["l-shape"].reference()
+    cells = 32
+    u = np.full((2 * cells + 1,) * 2, np.nan)
+    u[tuple(((points + 1) * cells).round().astype(int).T)] = solution["u"]
+    assert np.isfinite(u).sum() == len(points)  # no point occurs twice
     mirrored = np.concatenate([u[1:2], u])  # the Neumann side's ghost nodes
     centre = mirrored[1:-1, 1:-1]
     neighbours = mirrored[:-2, 1:-1] + mirrored[2:, 1:-1]
     neighbours += mirrored[1:-1, :-2] + mirrored[1:-1, 2:]
-    residual = (4 * centre - neighbours) / h**2 - 1
-    x, y = (axis[:-1, 1:-1] for axis in l_shape.nodes(CELLS // stride))
+    residual = (4 * centre - neighbours) * cells**2 - 1
+    x, y = (axis[:-1, 1:-1] for axis in l_shape.nodes(cells))
     corners = [(0, 0), (0, -1), (1, 0), (1, 1)]
     far = np.min([np.hypot(x - a, y - b) for a, b in corners], axis=0) > 0.3
     unknown = (x < 0) | (y > 0)
-    assert np.abs(residual[far & unknown]).max() < 4 * h**2
+    assert np.abs(residual[far & unknown]).max() < 4 / cells**2
 
-
-def test_script_makes_the_reference(u, tmp_path):
-    """On coarser grids: to better than the last order that it removes."""
+    # On coarser grids: to better than the last order that the script removes.
     out = tmp_path / "coarse.npz"
     l_shape.main(out, cells=8, finest=64)
-    coarse, index = np.load(out), ((np.load(out)["points"] + 1) * CELLS).round()
-    expected = u[tuple(index.astype(int).T)]
-    error = np.linalg.norm(coarse["u"] - expected) / np.linalg.norm(expected)
+    with np.load(out) as coarse:
+        index = ((coarse["points"] + 1) * cells).round().astype(int)
+        expected = u[tuple(index.T)]
+        error = np.linalg.norm(coarse["u"] - expected) / np.linalg.norm(expected)
     assert error < 64.0**-2

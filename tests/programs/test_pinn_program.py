@@ -308,7 +308,7 @@ def mistake(capsys, *arguments):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--problem", "wave"], "--problem must be one of poisson, poisson1d, helmh"),
+        (["--problem", "none"], "--problem must be one of poisson, poisson1d, helmh"),
         (["--depth", "0"], "--depth must be at least 1, got 0."),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--lr", "1e-3", "nan"], "--lr must be one positive, finite number"),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,61 +181,64 @@ class Problem:
         by_field = values if isinstance(values, Mapping) else {self.fields[0]: values}
         return {name: np.asarray(x, np.float64) for name, x in by_field.items()}
 
+    @property
+    def parts(self) -> tuple[Condition, ...]:
+        """The equation inside the domain, and the conditions."""
+        inside = Condition("residual", self.domain.sample, self.residual)
+        return inside, *self.conditions
+
     def check(self) -> None:
         """Raises ValueError for mistakes that training would not notice by itself."""
-        n, dimension = 7, self.dimension  # no problem has seven coordinates
         names = [*self.fields, *self.operators, *self.unknowns]
-        terms = ["residual", *(condition.name for condition in self.conditions)]
-        for name in {*names, *terms}:
-            if names.count(name) > 1 or terms.count(name) > 1:
-                raise ValueError(f"{name} names two things")
+        for things in (names, [part.name for part in self.parts]):
+            for name in things:
+                if things.count(name) > 1:
+                    raise ValueError(f"{name} names two things")
         sweep = Sweep.of(self.operators, self.fields)
         sizes = {item.operator.dimension for _, item in sweep.derivatives}
         sizes |= {len(self.domain.lower), len(self.resolution)}
-        if sizes != {dimension}:
+        if sizes != {self.dimension}:
             raise ValueError(
-                f"there are {dimension} coordinates, and domain, resolution and "
+                f"there are {self.dimension} coordinates, and domain, resolution and "
                 f"operators are for {', '.join(map(str, sorted(sizes)))}"
             )
-        self._check_residual("residual", self.domain.sample, self.residual)
-        for condition in self.conditions:
-            self._check_residual(condition.name, condition.where, condition.residual)
+        for part in self.parts:
+            self._check_part(part, names)
         if callable(self.exact):
-            corners = np.array([self.domain.lower, self.domain.upper], float)
-            found = self.solution(np.resize(corners, (n, dimension)))
+            points = np.array([self.domain.lower, self.domain.upper, self.domain.upper])
+            found = self.solution(points)
         else:
             points, found = self.reference()
-            n = len(points)
         for name, values in found.items():
-            if name not in self.fields or values.shape != (n,):
+            if name not in self.fields or values.shape != (len(points),):
                 raise ValueError(
                     "exact must have values of shape (n,) for fields, got "
-                    f"{values.shape} for {name} and {n} points"
+                    f"{values.shape} for {name} and {len(points)} points"
                 )
 
-    def _check_residual(self, term: str, sample: Sampler, residual: Residual) -> None:
-        """That it takes what there is, and has a value for each point."""
-        names = [*self.fields, *self.operators, *self.unknowns]
-        if not hasattr(residual, "takes"):
-            first = next(iter(inspect.signature(residual).parameters), "nothing")
+    def _check_part(self, part: Condition, names: Sequence[str]) -> None:
+        """That a residual takes what there is, and has a value for each point."""
+        taken = names_taken(part.residual)
+        if not hasattr(part.residual, "takes"):
+            first = next(iter(inspect.signature(part.residual).parameters), "nothing")
             if first in (*names, "nothing"):
                 raise ValueError(
-                    f"the first argument of a residual is the points; that of {term} "
-                    f"is {first}"
+                    "the first argument of a residual is the points; that of "
+                    f"{part.name} is {first}"
                 )
-        for name in names_taken(residual):
+        for name in taken:
             if name not in names:
                 raise ValueError(
-                    f"{term} takes {name}, which is none of {', '.join(names)}"
+                    f"{part.name} takes {name}, which is none of {', '.join(names)}"
                 )
 
         def zeros():
-            points = sample(jax.random.key(0), 7, jnp.float32)
+            points = part.where(jax.random.key(0), 7, jnp.float32)
+            of_points = jnp.zeros(len(points))
             values = {
-                name: jnp.zeros(() if name in self.unknowns else points.shape[:1])
-                for name in names_taken(residual)
+                x: 0 * of_points[0] if x in self.unknowns else of_points for x in taken
             }
-            return points, residual(points, **values)
+            return points, part.residual(points, **values)
 
         points, found = jax.eval_shape(zeros)
         n = len(points)
@@ -243,6 +246,6 @@ class Problem:
         # One value for each point; of a periodic pair, one for both.
         if not shapes or not shapes <= {(n,), (n // 2,)}:
             raise ValueError(
-                f"{term} must have a value for each point, shape (n,), got "
+                f"{part.name} must have a value for each point, shape (n,), got "
                 f"{', '.join(map(str, shapes))} for {n} points"
             )

@@ -11,7 +11,6 @@ at a fixed node is a series in powers of the spacing whose first orders are know
 at the ends of the Neumann side, the even reflection of u is smooth.
 """
 
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,36 +29,23 @@ def nodes(n: int) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def equations(n: int) -> tuple[sparse.csc_array, np.ndarray]:
-    """The matrix of -Δ at the nodes where u is unknown, and the mask of these."""
-    x, y = nodes(n)
-    unknown = (x < 1) & (abs(y) < 1) & ((x < 0) | (y > 0))
-    size = 2 * n + 1
-    in_y = sparse.diags_array((-1.0, 2.0, -1.0), offsets=(-1, 0, 1), shape=(size, size))
-    in_x = in_y.tolil()
-    in_x[0, 1] = -2.0  # the ghost node's value is that of its mirror image in x = -1
-    one = sparse.eye_array(size)
-    square = n**2 * (sparse.kron(in_x, one) + sparse.kron(one, in_y)).tocsr()
-    # Columns left out are nodes where u = 0.
-    kept = np.flatnonzero(unknown)
-    return square[kept][:, kept].tocsc(), unknown
-
-
 def solution(n: int) -> np.ndarray:
     """The values of u at the nodes of [-1, 1]², zero outside the L-shape."""
-    matrix, unknown = equations(n)
+    x, y = nodes(n)
+    unknown = (x < 1) & (abs(y) < 1) & ((x < 0) | (y > 0))
+    one = sparse.eye_array(len(x))
+    in_y = sparse.diags_array((-1.0, 2.0, -1.0), offsets=(-1, 0, 1), shape=one.shape)
+    in_x = in_y.tolil()
+    in_x[0, 1] = -2.0  # the ghost node's value is that of its mirror image in x = -1
+    matrix = n**2 * (sparse.kron(in_x, one) + sparse.kron(one, in_y)).tocsr()
+    # Columns left out are nodes where u = 0.
+    kept = np.flatnonzero(unknown)
+    matrix = matrix[kept][:, kept].tocsc()
     # Pivots on the diagonal are stable for this M-matrix, and keep its factors sparse.
     factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0)
     u = np.zeros(unknown.shape)
-    u[unknown] = factors.solve(np.ones(matrix.shape[0]))
+    u[unknown] = factors.solve(np.ones(len(kept)))
     return u
-
-
-def extrapolated(grids: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-    """Values of u from each three successive grids, coarse to fine, at common nodes."""
-    for order in ORDERS:
-        grids = [b + (b - a) / (2**order - 1) for a, b in pairwise(grids)]
-    return grids
 
 
 def main(out: Path, cells: int = 32, finest: int = 512) -> None:
@@ -70,10 +56,12 @@ def main(out: Path, cells: int = 32, finest: int = 512) -> None:
       cells: cells per unit length of the grid in the file.
       finest: those of the finest of four grids: a multiple of 8 cells.
     """
-    sizes = [finest // k for k in (8, 4, 2, 1)]
-    strides = [slice(None, None, n // cells) for n in sizes]
-    grids = [solution(n)[k, k] for n, k in zip(sizes, strides, strict=True)]
-    before, u = extrapolated(grids)
+    sizes = [finest // 8, finest // 4, finest // 2, finest]
+    grids = [solution(n)[:: n // cells, :: n // cells] for n in sizes]
+    for order in ORDERS:
+        # From each two successive grids, coarse and fine, at the common nodes.
+        grids = [fine + (fine - c) / (2**order - 1) for c, fine in pairwise(grids)]
+    before, u = grids
     error = np.linalg.norm(u - before) / np.linalg.norm(u)
     print(f"estimated relative L2 error: {error:.1e}")
     x, y = nodes(cells)
