@@ -285,11 +285,7 @@ def test_a_weight_may_be_a_schedule():
         (["ab"], {}, "terms must be .*'ab'"),
         ([()], {}, "terms must be "),
         ([("a", "a")], {}, "terms must be "),
-        (
-            [NAMES, {"x": 1.0}],
-            {},
-            "'x'.*'a', 'b', 'c'",
-        ),
+        ([NAMES, {"x": 1.0}], {}, "'x'.*'a', 'b', 'c'"),
         ([NAMES, {"b": -2.0}], {}, "weight of 'b' must not be negative, got -2.0"),
         ([NAMES, {"b": jnp.ones(2)}], {}, "weight of 'b' must be a scalar"),
         ([NAMES], {"decay": 1.0}, "decay must be from 0 to less than 1, got 1.0"),
