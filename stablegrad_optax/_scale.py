@@ -89,7 +89,7 @@ def gain(
 def rescale(
     leaf: jax.Array, gain: jax.Array, stack_axis: int | None, is_weight: bool
 ) -> jax.Array:
-    """The leaf times its gain in the leaf's dtype, computed in that of the gain.
+    """The leaf times its gain in the leaf's dtype, computed in the wider one.
 
     A finite element stays finite. Those of a weight can only leave the range of a dtype
     that is smaller than that of the gain.
@@ -98,8 +98,9 @@ def rescale(
     factor = lax.broadcast_in_dim(gain, leaf.shape, axes)
 
     def rescaled(x):
-        product = x.astype(factor.dtype) * factor
-        if not is_weight or is_narrow(x.dtype, factor.dtype):
+        wide = np.promote_types(x.dtype, factor.dtype)  # of a bias, perhaps float64
+        product = x.astype(wide) * factor.astype(wide)
+        if not is_weight or is_narrow(x.dtype, wide):
             product = jnp.where(jnp.isfinite(x), clip_to(x.dtype, product), product)
         return product.astype(x.dtype)
 

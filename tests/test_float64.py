@@ -27,6 +27,17 @@ def test_a_layer_of_several_dtypes():
     )
 
 
+def test_a_bias_wider_than_its_weight():
+    """One gain, which every element of the bias has in double precision."""
+    kernel = random_layer(3, 4, dtype="float32")["kernel"]
+    bias = jnp.geomspace(1e-200, 1e200, 7, dtype="float64")
+    grads = {"layer": {"kernel": kernel, "bias": bias}}
+    updates, _ = jax.jit(sg.stablegrad().update)(grads, sg.stablegrad().init(None))
+    gains = wide(updates["layer"]["bias"]) / wide(bias)
+    np.testing.assert_allclose(gains, gains[0], rtol=1e-12)
+    np.testing.assert_allclose(gains, 1 / scale(kernel), rtol=1e-5)
+
+
 def test_balanced_terms():
     sizes = {"a": 1e-100, "b": 1.0, "c": 1e100}
     grads = {
