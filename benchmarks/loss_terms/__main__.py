@@ -136,9 +136,9 @@ def results(
       "unsatisfied", the largest share of `trivial.shares`. Shape (rates times weights,
       seeds).
     """
-    settings = dataclasses.asdict(case)
+    settings = dataclasses.asdict(case) | {"initialization": initialization}
     del settings["rate"]
-    config = Config(Path(), **settings, initialization=initialization)
+    config = Config(Path(), **settings)
     objective = Objective(config)
     terms = RESIDUAL, *(c.name for c in objective.problem.conditions)
 
@@ -183,13 +183,14 @@ def results(
 
 def main(options: Options) -> None:
     methods = {**METHODS, **OPTIMIZERS, **VARIANTS}
-    for option, known in (("cases", EVERY), ("methods", methods)):
-        for name in getattr(options, option):
+    for option, names, known in (
+        ("cases", options.cases, EVERY),
+        ("methods", options.methods, methods),
+        ("initialization", [options.initialization], INITIALIZERS),
+    ):
+        for name in names:
             if name not in known:
                 sys.exit(f"error: {option} must be of {', '.join(known)}, got {name}")
-    if options.initialization not in INITIALIZERS:
-        known = ", ".join(INITIALIZERS)
-        sys.exit(f"error: initialization must be of {known}")
     cases = {name: EVERY[name] for name in options.cases}
     if options.reference is None:
         cases = {n: c for n, c in cases.items() if str(PINNACLE) not in c.problem}

@@ -145,12 +145,12 @@ def errors(records: Records, out: Path, base: str = "muon") -> None:
             shown = f"{medians[i, j]:.2g}".replace("0.", ".") + "\n"
             shown += f"{lost} lost" if lost else ""
             ax.text(j, i, shown.strip(), ha="center", va="center", color=color, size=6)
-    shown = ax.imshow(
+    colors = ax.imshow(
         medians, norm=LogNorm(1e-4, 1), cmap="YlOrRd", aspect="auto", origin="upper"
     )
     ax.set_xticks(range(len(cases)), cases, rotation=40, ha="right", size=7)
     ax.set_yticks(range(len(methods)), methods, size=8)
-    figure.colorbar(shown, ax=ax, label="relative L2 error, median of seeds", pad=0.01)
+    figure.colorbar(colors, ax=ax, label="relative L2 error, median of seeds", pad=0.01)
     pictures.save(figure, out)
 
 

@@ -134,7 +134,7 @@ METHODS: dict[str, Method] = {
 def each_term(
     terms: Sequence[str],
     optimizer: optax.GradientTransformation,
-    combine: Callable[..., jax.Array],
+    combine: Callable[[Sequence[Any]], Any],
 ) -> optax.GradientTransformationExtraArgs:
     """Combines the steps that an optimizer makes for each term by itself."""
 

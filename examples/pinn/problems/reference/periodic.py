@@ -78,9 +78,10 @@ def main(out: Path, steps: int = 400) -> None:
         stride = MODES // KEPT[0]
         grid = np.meshgrid(start + length * circle[::stride], times)
         points = np.stack([axis.ravel() for axis in grid], axis=-1)
-        values = {"points": points, "u": u[:, ::stride].ravel()}
         np.savez_compressed(
-            out / f"{name}.npz", **{k: np.float32(v) for k, v in values.items()}
+            out / f"{name}.npz",
+            points=np.float32(points),
+            u=np.float32(u[:, ::stride].ravel()),
         )
 
 
