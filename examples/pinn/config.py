@@ -17,7 +17,7 @@ Optimizer = Literal["sgd", "adam", "lion", "muon"]
 Initialization = Literal["glorot", "critical", "variance-preserving"]
 Schedule = Literal["cosine", "exponential", "constant"]
 WEIGHT = 100.0
-OF_OLDER_RUNS = {"terms": "weighted"}
+OF_OLDER_RUNS = {"terms": "weighted", "initialization": "glorot"}
 """Settings of runs that were made before there was a choice."""
 SOURCE = "problem_sha256"
 """The setting that tells a file of the user's own, and its data, from others."""
@@ -42,7 +42,7 @@ class Config:
     """Units of each hidden layer."""
     activation: Literal["tanh", "sin", "gelu", "silu", "softplus"] = "tanh"
     """Activation of the hidden layers; any smooth one will do."""
-    initialization: Initialization = "glorot"
+    initialization: Initialization = "critical"
     """Of the weights; "critical" keeps the scale of derivatives over depth."""
     optimizer: Optimizer = "muon"
     """The base optimizer."""

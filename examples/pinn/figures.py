@@ -243,11 +243,19 @@ def _layer_scales(title: str, history: History, rate: int):
 
 
 def _terms(title: str, history: History, rate: int):
-    """Scales of the loss terms and cosines between them, of the first seed."""
-    figure, (left, right) = _row(2, f"{title}, seed 0: loss terms")
-    scales = _first_seed(history, "term_scales", rate)
+    """Scales and weights of the loss terms and cosines between them, of one seed."""
+    figure, (left, middle, right) = _row(3, f"{title}, seed 0: loss terms")
+    scales, weights = (
+        _first_seed(history, key, rate) for key in ("term_scales", "term_weights")
+    )
     steps = list(series(history, "step"))
     sg.plotting.plot_term_scales(scales, steps=steps, ax=left)
+    for name in weights[0]:
+        values = np.array([entry[name] for entry in weights])
+        # A term that adds nothing has no place on a logarithmic axis.
+        middle.semilogy(steps, np.where(values > 0, values, np.nan), label=name)
+    middle.set(xlabel="step", ylabel="weight of the term's gradient")
+    middle.grid(alpha=0.3)
     pairs = list(itertools.combinations(scales[0], 2))
     for pair in pairs:
         cosines = series(history, "term_alignment", *pair)[:, rate, 0]

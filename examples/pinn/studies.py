@@ -156,6 +156,7 @@ def runs(
         "lr": (3e-4, 1e-3, 3e-3),
         "seeds": 5,
         "terms": "weighted",
+        "initialization": "glorot",
         "resume": True,
     }
     changed = {name: x for name, x in changes.items() if x is not None}

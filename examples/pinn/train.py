@@ -15,6 +15,7 @@ from rich.console import Console
 import stablegrad_optax as sg
 from examples.common import optimizers, progress
 from examples.common.runs import Recording, Run, RunError
+from examples.pinn import trivial
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
 from examples.pinn.objective import (
@@ -27,7 +28,7 @@ from examples.pinn.objective import (
 from examples.pinn.problems import is_own, own
 from examples.pinn.studies import SCORE, best_rate, final_scores
 
-RESULTS = (SCORE, "loss", "errors", "losses", "unknowns")
+RESULTS = (SCORE, "loss", "errors", "losses", "shares", "unknowns")
 """What metrics.json takes from the last line of the history."""
 
 
@@ -231,12 +232,18 @@ def advance(
     *_, found = jax.eval_shape(update, column, first)
     found = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
     column, found = jax.lax.fori_loop(first, end, step, (column, found))
+    points = objective.sample(
+        jax.random.key(3000 + column.seed), objective.config.interior_points
+    )
+    losses, _ = objective.terms(column.params, points)
+    unknowns = unknowns_of(column.params)
     names = sorted(found.term_grads)  # as the leaves of a dict are
     cosines = sg.term_alignment(found.term_grads) if names else ()
     return column, {
         "loss": found.loss,
         "errors": objective.errors(column.params),
-        "unknowns": unknowns_of(column.params),
+        "unknowns": unknowns,
+        "shares": trivial.shares(objective, losses, points, unknowns),
         "layer_scales": sg.layer_scales(found.gradient, stack_axis=stack_axis),
         "losses": found.losses,
         "term_scales": sg.term_scales(found.term_grads),
@@ -285,6 +292,8 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
         stopped_at = _by_rate(config, columns.stopped_at)
         results = {name: last[name] for name in RESULTS if name in last}
         run.finish(lambda: results | speeds | {"stopped_at_step": stopped_at})
+        if notice := trivial.notice(config.lr, last["shares"], stopped_at):
+            console.print(f"{name}: {notice}")
     if stopped_at.min() >= 0:
         advice = f"Try lower rates than {', '.join(f'{lr:g}' for lr in config.lr)}."
         if stopped_at.max() == 0:
@@ -352,6 +361,11 @@ def _advance(
                     f"{estimate:.4g}" for estimate in x[best]
                 )
             bar.show(step, now)
+            half = phases[-1].end // 2
+            if before < half <= step and (
+                notice := trivial.notice(config.lr, report["shares"], stopped_at)
+            ):
+                bar.console.print(f"{run.name}, half of the steps done. {notice}")
             every, is_last = config.checkpoint_every, step == phases[-1].end
             if step // every > before // every or is_last or stopped_at.min() >= 0:
                 run.save(step, columns)

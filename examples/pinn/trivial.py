@@ -6,10 +6,11 @@ small, and where the solution is not known nothing else tells. What gives it awa
 term that is hardly smaller than the best constant field makes it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from examples.pinn.objective import Objective
 from examples.pinn.problems.problem import names_taken
@@ -61,3 +62,35 @@ def shares(
         name: jnp.where(best[name] > 1e-6 * at_zero[name], loss / best[name], 0.0)
         for name, loss in losses.items()
     }
+
+
+def notice(
+    rates: Sequence[float], shares: Mapping[str, np.ndarray], stopped_at: np.ndarray
+) -> str | None:
+    """What is wrong and what to try, in a paragraph; None if all terms are satisfied.
+
+    Args:
+      rates: the learning rates of the run.
+      shares: those of each term, shape (rates, seeds).
+      stopped_at: of that shape; columns that have stopped, which are said elsewhere,
+        have a step that is not negative.
+    """
+    found = []
+    for term, values in shares.items():
+        far = (np.asarray(values) >= UNSATISFIED) & (stopped_at < 0)
+        for rate, of_seeds, share in zip(rates, far, values, strict=True):
+            if of_seeds.any():
+                seeds = ", ".join(map(str, np.flatnonzero(of_seeds)))
+                least = np.min(np.asarray(share)[of_seeds])
+                found.append(
+                    f"{term!r} is at {least:.0%} or more (learning rate {rate:g}, "
+                    f"seed {seeds})"
+                )
+    if not found:
+        return None
+    return (
+        "Not solved: some terms are hardly smaller than the best constant field makes "
+        f"them. {'; '.join(found)}. The network has probably settled at a simple wrong "
+        "solution. Try other rates with --lr, more --steps, --terms balanced, and "
+        "--initialization critical. Measured values with much noise look like this too."
+    )
