@@ -51,6 +51,7 @@ def test_what_a_run_records(finished):
     assert np.shape(metrics["relative_l2"]) == np.shape(metrics["loss"]) == (2, 2)
     assert np.isfinite(metrics["relative_l2"][0]).all()
     assert metrics["steps_per_second"] > 0 < metrics["compile_seconds"]
+    assert np.shape(metrics["shares"]["residual"]) == (2, 2)
     history = list(Run(finished).history())
     assert [entry["step"] for entry in history] == [4, 6, 10, 11]
     assert history[-1]["relative_l2"] == metrics["relative_l2"]
@@ -116,6 +117,10 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path, capsys):
     """The memory of balanced terms is in a checkpoint."""
     never, out = tmp_path / "never", tmp_path / "killed"
     assert main(*SHORT, "--out", never) == 0
+    # After six steps nothing is solved, and it says so, at first half way.
+    printed = capsys.readouterr().out
+    assert "half of the steps done. Not solved: " in printed
+    assert printed.count("'residual' is at ") == 2
     killed("pinn", 4, *SHORT, "--out", out, **QUICK_COMPILATION)
     assert not Run(out).finished
     assert main(*SHORT, "--out", out, "--resume") == 0
