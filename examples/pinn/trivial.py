@@ -7,6 +7,7 @@ term that is hardly smaller than the best constant field makes it.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ def shares(
 
 
 def notice(
-    rates: Sequence[float], shares: Mapping[str, np.ndarray], stopped_at: np.ndarray
+    rates: Sequence[float], shares: Mapping[str, Any], stopped_at: np.ndarray
 ) -> str | None:
     """What is wrong and what to try, in a paragraph; None if all terms are satisfied.
 
@@ -77,14 +78,14 @@ def notice(
     """
     found = []
     for term, values in shares.items():
-        far = (np.asarray(values) >= UNSATISFIED) & (stopped_at < 0)
+        values = np.array(values, float)  # null in JSON is NaN here
+        far = (values >= UNSATISFIED) & (stopped_at < 0)
         for rate, of_seeds, share in zip(rates, far, values, strict=True):
             if of_seeds.any():
                 seeds = ", ".join(map(str, np.flatnonzero(of_seeds)))
-                least = np.min(np.asarray(share)[of_seeds])
                 found.append(
-                    f"{term!r} is at {least:.0%} or more (learning rate {rate:g}, "
-                    f"seed {seeds})"
+                    f"{term!r} is at {share[of_seeds].min():.0%} or more (learning rate "
+                    f"{rate:g}, seed {seeds})"
                 )
     if not found:
         return None
