@@ -83,9 +83,10 @@ def notice(
         for rate, of_seeds, share in zip(rates, far, values, strict=True):
             if of_seeds.any():
                 seeds = ", ".join(map(str, np.flatnonzero(of_seeds)))
+                least = share[of_seeds].min()
                 found.append(
-                    f"{term!r} is at {share[of_seeds].min():.0%} or more (learning rate "
-                    f"{rate:g}, seed {seeds})"
+                    f"{term!r} is at {least:.0%} or more (learning rate {rate:g}, "
+                    f"seed {seeds})"
                 )
     if not found:
         return None
