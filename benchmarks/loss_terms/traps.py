@@ -80,7 +80,11 @@ def draw(axes: Sequence[Any], found: dict[str, Any], steps: int) -> None:
     axes[0].set(ylim=(-1.05, 1.05))
     for ax, name in zip(axes[1:], ("L / s", "pull"), strict=True):
         for term, values in found[name].items():
-            ax.semilogy(at, np.maximum(values, 1e-12), label=term, linewidth=0.9)
+            # A gradient of zero has no place on a logarithmic axis.
+            shown = np.where(values > 0, values, np.nan)
+            ax.semilogy(at, shown, label=term, linewidth=0.9)
+    axes[1].set(ylim=(1e-3, 1e2))
+    axes[2].set(ylim=(1e-2, 1e1))
 
 
 def main(out: Path, steps: int = 2000, seed: int = 0) -> None:

@@ -334,6 +334,8 @@ def _advance(
                 start = time.perf_counter()
             before, step = step, min(step + config.chunk, phase.end)
             columns, report = compiled(columns, np.int32(before), np.int32(step))
+            # Waits until the steps are done.
+            report = jax.device_get(report)
             report = jax.tree.map(functools.partial(_by_rate, config), report)
             running += time.perf_counter() - start
             stopped_at = _by_rate(config, columns.stopped_at)
