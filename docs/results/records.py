@@ -16,6 +16,8 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 TRAINED = 0.1
 """A seed counts as trained if its error is below."""
+LOST = 0.3
+"""A seed of the set of loss terms is lost if its error is above."""
 
 Settings = Mapping[str, Any]
 
@@ -122,6 +124,7 @@ class Result:
             "lowest": self.written(min(self.scores)),
             "highest": self.written(max(self.scores)),
             "trained": f"{trained} of {len(self.scores)}",
+            "lost": sum(score > LOST for score in self.scores),
         }
 
 

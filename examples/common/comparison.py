@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.common import pictures
-from examples.common.runs import Run, RunError, read_json
+from examples.common.runs import DivergedError, Run, RunError, read_json
 
 Record = dict[str, Any]
 """The name of a finished run, and what its metrics.json holds."""
@@ -147,6 +147,20 @@ class Judge:
         names = (rows["number"] + 1).astype(str) + ": " + rows["run"]
         alike = rows["method"].isin(rows["method"][twice])
         return rows.assign(method=names.where(alike, rows["method"]))
+
+    def study(
+        self, name: str, runs: Mapping[str, Any], train: Callable[[Any, Console], None]
+    ) -> None:
+        """Trains the runs that are not finished yet, by name, and shows all of them."""
+        console = Console(soft_wrap=True)  # paths stay whole
+        for i, (of_run, config) in enumerate(runs.items(), 1):
+            console.rule(f"{of_run} ({i} of {len(runs)})")
+            try:
+                train(config, console)
+            except DivergedError as error:
+                print(f"Stopped: {error}")
+        console.rule(name)
+        self.show(self.read(config.out for config in runs.values()))
 
     def show(self, found: Sequence[Record]) -> None:
         """Prints a table: each method at its best learning rate."""

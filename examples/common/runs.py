@@ -33,6 +33,12 @@ class RunError(Exception):
     """The exit code of the program."""
 
 
+class DivergedError(RunError):
+    """Nothing that was trained has stayed finite."""
+
+    code = 1
+
+
 class Run:
     """A run's folder, opened for reading."""
 

@@ -79,15 +79,7 @@ def study(
     runs = command_line.checked(runs, only)
     if at_best_rate:
         runs = studies.at_best_rates(runs, out)
-    console = Console(soft_wrap=True)
-    for i, (of_run, config) in enumerate(runs.items(), 1):
-        console.rule(f"{of_run} ({i} of {len(runs)})")
-        try:
-            training.train(config, console)
-        except training.DivergedError as error:
-            print(f"Stopped: {error}")
-    console.rule(name)
-    JUDGE.show(JUDGE.read(config.out for config in runs.values()))
+    JUDGE.study(name, runs, training.train)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -11,7 +11,7 @@ from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from examples.common import progress
-from examples.common.runs import Recording, RunError
+from examples.common.runs import DivergedError, Recording
 from examples.image_classification import data
 from examples.image_classification.config import Config
 from examples.image_classification.mesh import connect
@@ -23,10 +23,8 @@ JUMP = 10.0
 """A scale that is so many times its median before has left its usual range."""
 
 
-class DivergedError(RunError):
+class LossError(DivergedError):
     """The loss is no longer finite."""
-
-    code = 1
 
     def __init__(self, message: str, step: int, layer: str | None):
         super().__init__(message)
@@ -34,7 +32,7 @@ class DivergedError(RunError):
 
 
 def train(config: Config, console: Console) -> None:
-    """Trains to the end; raises DivergedError where the loss does not stay finite."""
+    """Trains to the end; raises LossError where the loss does not stay finite."""
     config.check()
     connect(config)
     console.quiet = jax.process_index() > 0
@@ -52,7 +50,7 @@ def train(config: Config, console: Console) -> None:
         seconds: list[float] = []
         try:
             _advance(program, config, step, state, seconds, run, console)
-        except DivergedError as error:
+        except LossError as error:
             stopped = error
 
         def results() -> dict[str, Any]:
@@ -149,7 +147,7 @@ def _advance(
 
 def diverged(
     config: Config, step: int, loss: float, scales: Sequence[Mapping[str, float]]
-) -> DivergedError:
+) -> LossError:
     """Names the layer whose gradient was the first to leave its usual range.
 
     `scales` are those of each layer up to the step, oldest first.
@@ -172,6 +170,4 @@ def diverged(
     if config.scale_control == "none":
         other = "--scale-control stablegrad-prediction"
     hint = f"Try a lower --lr than {config.lr:g}, or {other}."
-    return DivergedError(
-        f"the loss is {loss} at step {step}; {why}. {hint}", step, layer
-    )
+    return LossError(f"the loss is {loss} at step {step}; {why}. {hint}", step, layer)

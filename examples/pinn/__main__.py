@@ -116,15 +116,7 @@ def study(
         "dtype": dtype,
     }
     runs = command_line.checked(studies.runs(name, out, depths, changes), only)
-    console = Console(soft_wrap=True)
-    for i, (of_run, config) in enumerate(runs.items(), 1):
-        console.rule(f"{of_run} ({i} of {len(runs)})")
-        try:
-            training.train(config, console)
-        except training.DivergedError as error:
-            print(f"Stopped: {error}")
-    console.rule(name)
-    JUDGE.show(JUDGE.read(config.out for config in runs.values()))
+    JUDGE.study(name, runs, training.train)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

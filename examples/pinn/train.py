@@ -14,7 +14,7 @@ from rich.console import Console
 
 import stablegrad_optax as sg
 from examples.common import optimizers, progress
-from examples.common.runs import Recording, Run, RunError
+from examples.common.runs import DivergedError, Recording, Run, RunError
 from examples.pinn import trivial
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
@@ -30,12 +30,6 @@ from examples.pinn.studies import SCORE, best_rate, final_scores
 
 RESULTS = (SCORE, "loss", "errors", "losses", "shares", "unknowns")
 """What metrics.json takes from the last line of the history."""
-
-
-class DivergedError(RunError):
-    """No column of a run is left."""
-
-    code = 1
 
 
 # --- What a step does ---

@@ -233,7 +233,7 @@ def trained(monkeypatch):
             accuracy = None if stops else 0.9 + config.seed / 100
             made.finish(lambda: {"test_accuracy": accuracy, "images_per_second": None})
             if stops:
-                raise run.DivergedError("the loss is nan", 3, None)
+                raise run.LossError("the loss is nan", 3, None)
 
     monkeypatch.setattr(run, "train", train)
     return names
