@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,9 +201,17 @@ def template(config: Config, phases: Sequence[Phase], step: int) -> Column:
 
 
 def advance(
-    objective: Objective, phase: Phase, column: Column, first: jax.Array, end: jax.Array
+    objective: Objective,
+    phase: Phase,
+    constant: Mapping[str, float],
+    column: Column,
+    first: jax.Array,
+    end: jax.Array,
 ) -> tuple[Column, dict[str, Any]]:
-    """Steps `first` to `end` of a column, and a report of the last of them."""
+    """Steps `first` to `end` of a column, and a report of the last of them.
+
+    `constant` is what each term is for the best constant field.
+    """
 
     def update(column, index):
         return phase.update(column.params, column.state, column.lr, column.seed, index)
@@ -230,14 +238,13 @@ def advance(
         jax.random.key(3000 + column.seed), objective.config.interior_points
     )
     losses, _ = objective.terms(column.params, points)
-    unknowns = unknowns_of(column.params)
     names = sorted(found.term_grads)  # as the leaves of a dict are
     cosines = sg.term_alignment(found.term_grads) if names else ()
     return column, {
         "loss": found.loss,
         "errors": objective.errors(column.params),
-        "unknowns": unknowns,
-        "shares": trivial.shares(objective, losses, points, unknowns),
+        "unknowns": unknowns_of(column.params),
+        "shares": {name: x / constant[name] for name, x in losses.items()},
         "layer_scales": sg.layer_scales(found.gradient, stack_axis=stack_axis),
         "losses": found.losses,
         "term_scales": sg.term_scales(found.term_grads),
@@ -313,6 +320,7 @@ def _advance(
       The columns, and how fast this process was.
     """
     config, first = objective.config, step
+    constant = trivial.of_best_constant(objective)
     compiling = running = 0.0
     for phase in phases:
         if step == phase.first:
@@ -321,7 +329,7 @@ def _advance(
         while step < phase.end and jnp.min(columns.stopped_at) < 0:
             start = time.perf_counter()
             if compiled is None:
-                chunk = functools.partial(advance, objective, phase)
+                chunk = functools.partial(advance, objective, phase, constant)
                 jitted = jax.jit(jax.vmap(chunk, (0, None, None)), donate_argnums=0)
                 compiled = jitted.lower(columns, np.int32(0), np.int32(1)).compile()
                 compiling += time.perf_counter() - start

@@ -17,51 +17,54 @@ from examples.pinn.objective import Objective
 from examples.pinn.problems.problem import names_taken
 
 UNSATISFIED = 0.1
-"""From this share on, a term is called not satisfied."""
+"""From this share of what it is for the best constant field a term is not satisfied."""
+POINTS = 1024
+"""Points inside that the best constant field is found at."""
 
 
-def shares(
-    objective: Objective,
-    losses: Mapping[str, jax.Array],
-    points: Mapping[str, jax.Array],
-    unknowns: Mapping[str, jax.Array],
-) -> dict[str, jax.Array]:
-    """The mean square of each term over that of the best constant field.
+def of_best_constant(objective: Objective) -> dict[str, float]:
+    """The mean square of each term for the best constant field.
 
-    That field meets the conditions best, in the sum of their mean squares. A term that
-    every constant satisfies, as an equation without a source, says nothing: 0.
+    That field meets the conditions best, in the sum of their mean squares. Infinite for
+    a term that says nothing, as every constant satisfies it: an equation without a
+    source.
     """
-    problem = objective.problem
+    problem, dtype = objective.problem, objective.config.dtype
     conditions = [condition.name for condition in problem.conditions]
 
-    def of_constants(constants):
-        """The mean squares of fields that are constant; their derivatives are zero."""
-        values = dict.fromkeys(problem.operators, jnp.zeros((), constants.dtype))
-        values |= dict(zip(problem.fields, constants, strict=True))
-        predictions = {
-            part.name: {
-                name: jnp.full(len(points[part.name]), values[name])
-                for name in names_taken(part.residual)
-                if name in values
+    @jax.jit
+    def found(points):
+        def losses(constants):
+            """Those of constant fields, whose derivatives are zero."""
+            values = dict.fromkeys(problem.operators, jnp.zeros((), dtype))
+            values |= dict(zip(problem.fields, constants, strict=True))
+            predictions = {
+                part.name: {
+                    name: jnp.full(len(points[part.name]), values[name])
+                    for name in names_taken(part.residual)
+                    if name in values
+                }
+                for part in objective.parts
             }
-            for part in objective.parts
-        }
-        return objective.losses(predictions, points, unknowns)
+            return objective.losses(predictions, points, problem.unknowns)
 
-    def of_conditions(constants):
-        found = of_constants(constants)
-        return sum(found[name] for name in conditions)
+        def of_conditions(constants):
+            of_terms = losses(constants)
+            return sum(of_terms[name] for name in conditions)
 
-    # One step of Newton's: conditions are linear in the fields as a rule. No condition
-    # may prescribe a field, such as a pressure.
-    zero = jnp.zeros(len(problem.fields), next(iter(losses.values())).dtype)
-    hessian, slope = jax.hessian(of_conditions)(zero), jax.grad(of_conditions)(zero)
-    best = of_constants(-jnp.linalg.pinv(hessian, hermitian=True) @ slope)
-    # Where the constant is right, only rounding errors are left of what it removes.
-    at_zero = of_constants(zero)
+        # One step of Newton's: conditions are linear in the fields as a rule. No
+        # condition may prescribe a field, such as a pressure.
+        zero = jnp.zeros(len(problem.fields), dtype)
+        hessian, slope = jax.hessian(of_conditions)(zero), jax.grad(of_conditions)(zero)
+        best = -jnp.linalg.pinv(hessian, hermitian=True) @ slope
+        return losses(best), losses(zero)
+
+    points = objective.sample(jax.random.key(3000), POINTS)
+    best, at_zero = jax.device_get(found(points))
+    # Where the constant is right, rounding errors are left of what it has removed.
     return {
-        name: jnp.where(best[name] > 1e-6 * at_zero[name], loss / best[name], 0.0)
-        for name, loss in losses.items()
+        name: float(x) if x > 1e-6 * at_zero[name] else np.inf
+        for name, x in best.items()
     }
 
 

@@ -1,9 +1,8 @@
-"""Shares: a term over that of the best constant field, and what is said of them."""
+"""The terms of the best constant field, and what is said of those no smaller."""
 
+import dataclasses
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,48 +10,45 @@ from examples.pinn import trivial
 from examples.pinn.config import Config
 from examples.pinn.objective import Objective
 from examples.pinn.problems import PROBLEMS
+from examples.pinn.problems.lotka_volterra import TIME
+from examples.pinn.problems.problem import Condition, given
 
 
-def shares(problem, losses, points):
-    objective = Objective(Config(Path(), problem=problem, depth=1, width=2))
-    points = {name: jnp.asarray(x, jnp.float32) for name, x in points.items()}
-    losses = {name: jnp.float32(x) for name, x in losses.items()}
-    unknowns = PROBLEMS[problem].unknowns
-    found = jax.jit(trivial.shares, static_argnums=0)(
-        objective, losses, points, unknowns
-    )
-    return {name: float(x) for name, x in found.items()}
+def of_best_constant(problem):
+    config = Config(Path(), problem=problem, depth=1, width=2, condition_points=4096)
+    return trivial.of_best_constant(Objective(config))
 
 
-def test_shares_of_laplace_s_equation():
-    """(c - sin πx)² and c² have their least mean for c = 1/π."""
-    x = (np.arange(1000) + 0.5) / 1000
-    line = np.stack([x, np.ones(1000)], axis=-1)
-    points = {"residual": line, "top": line, "others": line}
-    top, others = 1 / 2 - 3 / np.pi**2, 1 / np.pi**2
-    losses = {"residual": 1.0, "top": top, "others": others / 2}
-    found = shares("laplace", losses, points)
-    # Every constant satisfies the equation.
-    assert found.pop("residual") == 0
-    np.testing.assert_allclose([found["top"], found["others"]], [1, 0.5], rtol=1e-4)
+def test_two_conditions_that_no_constant_meets():
+    """(c - sin πx)² and c² have their least mean for c = 1/π; 4,096 points each."""
+    found = of_best_constant("laplace")
+    assert found.pop("residual") == np.inf  # every constant satisfies it
+    expected = {"top": 1 / 2 - 3 / np.pi**2, "others": 1 / np.pi**2}
+    assert found == pytest.approx(expected, rel=0.05)
 
 
 def test_conditions_that_a_constant_meets_say_nothing_and_a_source_does():
-    points = {"residual": [[0.5, 0.5]], "boundary": [[1.0, 0.3]]}
-    found = shares("poisson", {"residual": np.pi**4, "boundary": 1.0}, points)
-    # The source is 2 π² sin(πx) sin(πy).
-    assert found == {"residual": pytest.approx(0.25), "boundary": 0}
+    found = of_best_constant("poisson")
+    # The mean square of 2 π² sin(πx) sin(πy).
+    assert found == {"residual": pytest.approx(np.pi**4, rel=0.1), "boundary": np.inf}
 
 
-def test_several_fields_and_one_that_nothing_prescribes():
-    points = {"residual": [[5.0]], "start": [[0.0]]}
-    found = shares("lotka-volterra", {"residual": 1.0, "start": 1.0}, points)
+def test_several_fields():
     # At 1 and 0.15: (2 - 0.6)² + (0.3 - 0.159)².
-    assert found == {"residual": pytest.approx(1 / 1.979881), "start": 0}
-    corner = {name: [[0.0, 0.0]] for name in ("residual", "boundary")}
-    assert (
-        shares("kovasznay", {"residual": 1.0, "boundary": 1.0}, corner)["residual"] == 0
+    expected = {"residual": pytest.approx(1.979881), "start": np.inf}
+    assert of_best_constant("lotka-volterra") == expected
+
+
+def test_a_field_that_nothing_prescribes():
+    problem = dataclasses.replace(
+        PROBLEMS["lotka-volterra"],
+        conditions=(Condition("start", TIME.face(0, 0.0), given(r=1.0)),),
     )
+    config = Config(Path(), problem="lotka-volterra", depth=1, width=2)
+    objective = Objective(config)
+    objective.problem, objective.parts = problem, problem.parts
+    # At 1 and 0.
+    assert trivial.of_best_constant(objective)["residual"] == pytest.approx(4)
 
 
 def test_the_notice_names_terms_rates_and_seeds():
