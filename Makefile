@@ -32,7 +32,7 @@ demo: $(VENV)/.examples
 	$(BIN)/python -m examples.pinn demo --out demo
 
 test: $(VENV)/.test $(VENV)/.integrations
-	$(QUICK_COMPILATION) $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
+	$(QUICK_COMPILATION) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
