@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from docs.results.records import ROOT, ResultError, Settings, best, content, number
+from docs.results.records import (
+    LOST,
+    ROOT,
+    ResultError,
+    Settings,
+    best,
+    content,
+    number,
+)
 from docs.results.tables import pairs, table, where_it_wins
 
 # No block holds another one's beginning.
@@ -39,6 +47,28 @@ def score(file: str, **wanted: Any) -> str:
 def ratios(cases: str, ours: Settings, over: Settings) -> list[float]:
     """Median over median of another method, in each of the cases of `tables.toml`."""
     return [a.median / b.median for a, b in pairs(cases, ours, over)]
+
+
+def alarms(file: str, method: str | None = None) -> dict[str, int]:
+    """How many seeds of a file are lost, and of how many the program says so.
+
+    "unsatisfied" in the file is the largest of the terms over what the best constant
+    field makes it.
+    """
+    found = {"seeds": 0, "lost": 0, "lost and silent": 0, "trained and alarmed": 0}
+    for run in content(file)["runs"]:
+        if method not in (None, run["method"]):
+            continue
+        for error, share in zip(run["errors"], run["unsatisfied"], strict=True):
+            is_lost, is_said = (
+                error is None or error > LOST,
+                share is None or share >= 0.1,
+            )
+            found["seeds"] += 1
+            found["lost"] += is_lost
+            found["lost and silent"] += is_lost and not is_said
+            found["trained and alarmed"] += is_said and not is_lost
+    return found
 
 
 def least(values: Iterable[float], figures: int = 2) -> str:
@@ -89,7 +119,7 @@ NAMES: Names = {
     function.__name__: function
     for function in (
         *(table, where_it_wins, source, recipe, source_diff),
-        *(score, ratios, least, most, best, content),
+        *(score, ratios, least, most, best, content, alarms),
     )
 }
 
