@@ -30,6 +30,7 @@ def of_best_constant(objective: Objective) -> dict[str, float]:
     source.
     """
     problem, dtype = objective.problem, objective.config.dtype
+    unknowns = {name: jnp.asarray(x, dtype) for name, x in problem.unknowns.items()}
     conditions = [condition.name for condition in problem.conditions]
 
     @jax.jit
@@ -46,7 +47,7 @@ def of_best_constant(objective: Objective) -> dict[str, float]:
                 }
                 for part in objective.parts
             }
-            return objective.losses(predictions, points, problem.unknowns)
+            return objective.losses(predictions, points, unknowns)
 
         def of_conditions(constants):
             of_terms = losses(constants)
