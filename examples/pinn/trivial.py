@@ -97,6 +97,7 @@ def notice(
     return (
         "Not solved: some terms are hardly smaller than the best constant field makes "
         f"them. {'; '.join(found)}. The network has probably settled at a simple wrong "
-        "solution. Try other rates with --lr, more --steps, --terms balanced, and "
-        "--initialization critical. Measured values with much noise look like this too."
+        "solution. Try other rates with --lr, more --steps, and, unless they are used "
+        "already, --terms balanced and --initialization critical. Measured values with "
+        "much noise look like this too."
     )
