@@ -158,11 +158,11 @@ def test_mistakes_are_one_line_and_no_folder(folder, capsys, old, new, message):
 
 DISC = """
 import jax.numpy as jnp
-from examples.pinn.domains import Disc
+from examples.pinn.domains import Ball
 from examples.pinn.operators import laplacian
 from examples.pinn.problems.problem import Condition, Problem
 
-DISC = Disc((1.0, 0.0), 2.0)
+DISC = Ball((1.0, 0.0), 2.0)
 
 PROBLEM = Problem(
     name="disc",
