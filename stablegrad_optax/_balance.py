@@ -22,7 +22,7 @@ _LARGEST_GROWTH = 1.2
 # A term pulls at most so many times as hard as its share.
 _LARGEST_PULL = 3.0
 
-Importance = ArrayLike | Callable[[jax.Array], ArrayLike]
+ScalarOrSchedule = ArrayLike | Callable[[jax.Array], ArrayLike]
 
 
 class BalanceTermsState(NamedTuple):
@@ -35,10 +35,11 @@ class BalanceTermsState(NamedTuple):
 
 def balance_terms(
     terms: Sequence[str],
-    weights: Mapping[str, Importance] | None = None,
+    weights: Mapping[str, ScalarOrSchedule] | None = None,
     *,
     decay: ArrayLike = 0.99,
     power: ArrayLike = 0.5,
+    strength: ScalarOrSchedule = 1.0,
     axis_name: _scale.AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Sums the gradients of the terms of a loss, each brought to the same scale.
@@ -52,8 +53,9 @@ def balance_terms(
         x_k &= \min(s_k, 1.2\,\hat s_k) \\
         m_k &\leftarrow \beta m_k + (1 - \beta) x_k^2, \qquad
             \hat s_k = \sqrt{m_k / (1 - \beta^{t_k})} \\
-        a_k &= \frac{w_k}{\max(\hat s_k, s_k / 3)}
+        c_k &= \frac{s_k}{\max(\hat s_k, s_k / 3)}
             \left(\frac{D_k}{\max_j D_j}\right)^p, \qquad D_k = L_k / s_k \\
+        a_k &= \frac{w_k}{s_k} \, c_k^{\,\rho} \\
         \hat g &= \sum_k a_k g_k
         \end{aligned}
 
@@ -62,7 +64,9 @@ def balance_terms(
     and clipped, so that rare large values do not rule it. :math:`D_k`, the length of a
     Polyak step, says how far a term is from being satisfied; the farther, the harder it
     pulls. Otherwise every point at which two terms pull in opposite directions would be
-    stationary.
+    stationary. Both keep a network from a simple wrong solution, and cost accuracy near
+    the right one: if you know the number of steps, let :math:`\rho` go from 1 to 0 over
+    them, ``strength=optax.linear_schedule(1.0, 0.0, steps)``.
 
     A factor in front of a term of the loss changes nothing. The result does not become
     small when the terms do: let the learning rate decay. Wrappers that keep a gradient
@@ -77,6 +81,8 @@ def balance_terms(
       decay: :math:`\beta`, from 0 to less than 1.
       power: :math:`p`, not negative. More than 0 needs losses that are not negative and
         whose best value is zero, such as mean squares; else take 0.
+      strength: :math:`\rho`, from 0, where all scales are equal at every step, to 1. A
+        schedule is called as those of ``weights``, and clipped at 0 and 1.
       axis_name: as for :func:`term_scales`.
 
     Returns:
@@ -88,8 +94,9 @@ def balance_terms(
 
     Raises:
       ValueError: at construction if ``terms`` are not distinct names, or ``weights``,
-        ``decay`` or ``power`` out of range; from ``update`` if ``grads`` or ``values``
-        have other names, or there are no ``values`` and ``power`` is not 0.
+        ``decay``, ``power`` or ``strength`` out of range; from ``update`` if ``grads``
+        or ``values`` have other names, or there are no ``values`` and ``power`` is not
+        0.
 
     A term whose gradient is zero adds nothing. A NaN or Inf in a gradient makes the
     step not finite and leaves the memory of its term as it was. A negative value makes
@@ -129,6 +136,8 @@ def balance_terms(
     importances = dict.fromkeys(names, 1.0) | dict(weights or {})
     _checks.check_scalar("decay", decay, "be from 0 to less than 1")
     _checks.check_scalar("power", power, "not be negative")
+    if not callable(strength):
+        _checks.check_scalar("strength", strength, "be from 0 to 1")
     needs_values = isinstance(power, jax.core.Tracer) or power != 0
 
     def init_fn(params):
@@ -150,6 +159,8 @@ def balance_terms(
         counts = jnp.stack([state.counts[name] for name in names])
         step = jnp.max(counts)
         w = vector({n: w(step) if callable(w) else w for n, w in importances.items()})
+        rho = strength(step) if callable(strength) else strength
+        rho = jnp.clip(_scale.real(rho, dtype), 0, 1)
         scales = vector(_terms.term_scales(dict(grads), axis_name=axis_name))
         counts, mean_squares, averages = _remember(
             scales, counts, vector(state.mean_squares), _scale.real(decay, dtype)
@@ -166,8 +177,9 @@ def balance_terms(
                     raise ValueError(
                         f"the value of {name!r} must be a scalar, got shape {shape}."
                     )
-            w *= _pull(vector(values), scales, _scale.real(power, dtype))
+            w *= _pull(vector(values), scales, rho * _scale.real(power, dtype))
         divisors = jnp.maximum(averages, scales / _LARGEST_PULL)
+        divisors = divisors**rho * scales ** (1 - rho)
         factors = _scale.gain(divisors, w, of_zero=0.0)
         weighted_sum = functools.partial(_weighted_sum, list(factors))
         total = jax.tree.map(weighted_sum, *[grads[name] for name in names])

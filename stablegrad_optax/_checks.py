@@ -8,6 +8,7 @@ _CONDITIONS = {
     "not be negative": lambda x: x >= 0,
     "be positive": lambda x: x > 0,
     "be from 0 to less than 1": lambda x: 0 <= x < 1,
+    "be from 0 to 1": lambda x: 0 <= x <= 1,
 }
 
 

@@ -47,7 +47,7 @@ def rescaled(layer, reference=1.0, statistic="std"):
     return jax.tree.map(lambda x: gain * wide(x), layer)
 
 
-def balanced(grads, values, importance, decay, power):
+def balanced(grads, values, importance, decay, power, strength=1.0):
     """Loss terms, step by step: their sum and weights, then m and t of the memory."""
     m, t = dict.fromkeys(importance, 0.0), dict.fromkeys(importance, 0)
     for g, value in zip(grads, values, strict=True):
@@ -59,11 +59,11 @@ def balanced(grads, values, importance, decay, power):
                 m[k] = decay * m[k] + (1 - decay) * min(s, limit) ** 2
                 t[k] += 1
             running = np.sqrt(m[k] / (1 - decay ** t[k])) if t[k] else 0
-            divisors[k] = max(running, s / 3)
+            divisors[k] = max(running, s / 3) ** strength * s ** (1 - strength)
             distances[k] = value[k] / s if s else 0
         farthest = max(distances.values())
         weights = {
-            k: w * (distances[k] / farthest) ** power / divisors[k]
+            k: w * (distances[k] / farthest) ** (power * strength) / divisors[k]
             if divisors[k]
             else 0
             for k, w in importance.items()

@@ -59,12 +59,14 @@ def recorded_steps():
 
 
 @pytest.mark.parametrize(
-    ("decay", "power"), [(0.99, 0.5), (0.9, 0.0), (0.0, 1.0), (0.5, 2.0)]
+    ("decay", "power", "strength"),
+    [(0.99, 0.5, 1.0), (0.9, 0.0, 1.0), (0.0, 1.0, 1.0), (0.5, 2.0, 0.3), (0.9, 1, 0)],
 )
-def test_forty_steps_are_those_of_a_plain_loop(decay, power):
+def test_forty_steps_are_those_of_a_plain_loop(decay, power, strength):
     grads, values = recorded_steps()
     importance = {"a": 1.0, "b": 0.5, "c": 2.0}
-    tx = sg.balance_terms(NAMES, {"b": 0.5, "c": 2.0}, decay=decay, power=power)
+    options = {"decay": decay, "power": power, "strength": strength}
+    tx = sg.balance_terms(NAMES, {"b": 0.5, "c": 2.0}, **options)
 
     @jax.jit
     def run(steps):
@@ -78,7 +80,7 @@ def test_forty_steps_are_those_of_a_plain_loop(decay, power):
         lambda *x: jnp.stack([*map(jnp.float32, x)]), *zip(grads, values, strict=True)
     )
     totals, states = run(stacked)
-    loop = balanced(grads, values, importance, decay, power)
+    loop = balanced(grads, values, importance, decay, power, strength)
     for step, (total, weights, mean_squares, counts) in enumerate(loop):
         got, state = jax.tree.map(lambda x, i=step: x[i], (totals, states))
         chex.assert_trees_all_equal(state.counts, counts)
@@ -276,6 +278,25 @@ def test_a_weight_may_be_a_schedule():
         np.testing.assert_allclose(got, step, rtol=1e-4)
 
 
+def test_strength_may_be_a_schedule_and_ends_at_equal_scales():
+    """Equal scales are g / s at every step, whatever came before."""
+    grads, values = recorded_steps()
+    tx = sg.balance_terms(NAMES, strength=optax.linear_schedule(1.0, 0.0, 8))
+    full = sg.balance_terms(NAMES)
+    state = full_state = tx.init(None)
+    update, full_update = jax.jit(tx.update), jax.jit(full.update)
+    for step in range(9):
+        total, state = update(grads[step], state, values=values[step])
+        full_total, full_state = full_update(
+            grads[step], full_state, values=values[step]
+        )
+        if step == 0:
+            assert_close(total, full_total, 1e-6)
+    chex.assert_trees_all_equal(state.mean_squares, full_state.mean_squares)
+    scales = {name: 1 / scale(g, "rms") for name, g in grads[8].items()}
+    chex.assert_trees_all_close(state.weights, scales, rtol=1e-4)
+
+
 # --- Errors ---
 
 
@@ -292,6 +313,7 @@ def test_a_weight_may_be_a_schedule():
         ([NAMES], {"decay": -0.1}, "decay must be from 0 to less than 1"),
         ([NAMES], {"power": -1.0}, "power must not be negative, got -1.0"),
         ([NAMES], {"power": jnp.ones(2)}, "power must be a scalar"),
+        ([NAMES], {"strength": 1.5}, "strength must be from 0 to 1, got 1.5"),
     ],
 )
 def test_bad_options_at_construction(arguments, options, message):

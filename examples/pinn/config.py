@@ -17,7 +17,7 @@ Optimizer = Literal["sgd", "adam", "lion", "muon"]
 Initialization = Literal["glorot", "critical", "variance-preserving"]
 Schedule = Literal["cosine", "exponential", "constant"]
 WEIGHT = 100.0
-OF_OLDER_RUNS = {"terms": "weighted", "initialization": "glorot"}
+OF_OLDER_RUNS = {"terms": "weighted", "initialization": "glorot", "units": "none"}
 """Settings of runs that were made before there was a choice."""
 SOURCE = "problem_sha256"
 """The setting that tells a file of the user's own, and its data, from others."""
@@ -44,6 +44,8 @@ class Config:
     """Activation of the hidden layers; any smooth one will do."""
     initialization: Initialization = "critical"
     """Of the weights; "critical" keeps the scale of derivatives over depth."""
+    units: Literal["automatic", "none"] = "automatic"
+    """Of the network's output: the problem's scales, or those of prescribed values."""
     optimizer: Optimizer = "muon"
     """The base optimizer."""
     scale_control: ScaleControl = "none"
@@ -103,8 +105,6 @@ class Config:
         if self.terms == "balanced":
             unused = self.condition_weight == WEIGHT
             require(self, "condition_weight", unused, "left out, or --terms weighted")
-            one_loss = "0 unless --terms weighted: it needs one loss"
-            require(self, "lbfgs_steps", self.lbfgs_steps == 0, one_loss)
             has_loss = self.scale_control != "stablegrad-prediction"
             other = "another unless --terms weighted: its reference is that of one loss"
             require(self, "scale_control", has_loss, other)

@@ -53,6 +53,9 @@ class DeepNetwork(nn.Module):
     activation: operators.Activation = jnp.tanh
     kernel_init: Initializer = nn.initializers.glorot_normal()
     fields: tuple[str, ...] = ("u",)
+    offsets: tuple[float, ...] | None = None
+    """Of each field; what the last layer returns is (u - offset) / unit."""
+    units: tuple[float, ...] | None = None
 
     @nn.compact
     def __call__(
@@ -88,6 +91,11 @@ class DeepNetwork(nn.Module):
                 length=self.depth - 1,
             )(layer(self.width, self.activation, "hidden"), jet, None)
         jet = layer(len(self.fields), self.activation, "last")(jet)
+        if self.units is not None:
+            units = jnp.asarray(self.units, dtype)
+            jet = jax.tree.map(lambda stream: units * stream, jet)
+        if self.offsets is not None:
+            jet = jet._replace(value=jet.value + jnp.asarray(self.offsets, dtype))
         return sweep.read(jet)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import stablegrad_optax as sg
 from examples.common.runs import RunError
-from examples.pinn import operators
+from examples.pinn import operators, units
 from examples.pinn.config import Config
 from examples.pinn.network import DeepNetwork
 from examples.pinn.problems.problem import names_taken
@@ -43,15 +43,26 @@ def network_of(config: Config) -> DeepNetwork:
             f"--initialization {config.initialization} does not go with --activation "
             f"{config.activation}: {error}"
         ) from None
+    scales = [scales_of(config)[name] for name in problem.fields]
     return DeepNetwork(
         depth=config.depth,
         width=config.width,
         lower=tuple(problem.domain.lower),
         upper=tuple(problem.domain.upper),
         fields=problem.fields,
+        offsets=tuple(offset for offset, _ in scales),
+        units=tuple(unit for _, unit in scales),
         activation=activation,
         kernel_init=kernel_init,
     )
+
+
+def scales_of(config: Config) -> dict[str, units.Scale]:
+    """Offset and unit of each field."""
+    problem = config.find_problem()
+    if config.units == "none":
+        return dict.fromkeys(problem.fields, (0.0, 1.0))
+    return units.of_fields(problem)
 
 
 def initial_params(config: Config, key: jax.Array) -> Any:
@@ -61,15 +72,20 @@ def initial_params(config: Config, key: jax.Array) -> Any:
     params = network_of(config).init(key, points)
     if not problem.unknowns:
         return params
+    unit = units_of_unknowns(config)
     unknowns = {
-        name: jnp.asarray(x, config.dtype) for name, x in problem.unknowns.items()
+        name: jnp.asarray(x / unit[name], config.dtype)
+        for name, x in problem.unknowns.items()
     }
     return {**params, UNKNOWNS: unknowns}
 
 
-def unknowns_of(params: Any) -> dict[str, jax.Array]:
-    """The unknown coefficients among the parameters."""
-    return params.get(UNKNOWNS, {})
+def units_of_unknowns(config: Config) -> dict[str, float]:
+    """What the trained numbers are multiplied by to be the unknown coefficients."""
+    problem = config.find_problem()
+    if config.units == "none":
+        return dict.fromkeys(problem.unknowns, 1.0)
+    return units.of_coefficients(problem)
 
 
 class Objective:
@@ -138,12 +154,19 @@ class Objective:
                 losses[part.name] = sum(jax.tree.leaves(squares))
         return losses
 
+    def unknowns(self, params: Any) -> dict[str, jax.Array]:
+        """The unknown coefficients, from the parameters."""
+        return {
+            name: unit * params[UNKNOWNS][name]
+            for name, unit in units_of_unknowns(self.config).items()
+        }
+
     def terms(
         self, params: Any, points: Mapping[str, jax.Array]
     ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
         """The losses, and the predictions that they are of."""
         predictions = self.predict(params, points)
-        return self.losses(predictions, points, unknowns_of(params)), predictions
+        return self.losses(predictions, points, self.unknowns(params)), predictions
 
     @functools.cached_property
     def weights(self) -> dict[str, float]:

@@ -1,262 +1,29 @@
 """A run: all learning rates and seeds as columns of one jitted program."""
 
 import functools
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from rich.console import Console
 
-import stablegrad_optax as sg
-from examples.common import optimizers, progress
+from examples.common import progress
 from examples.common.runs import DivergedError, Recording, Run, RunError
-from examples.pinn import trivial
+from examples.pinn import trivial, units
+from examples.pinn.columns import Column, advance, begin, columns_of, template
 from examples.pinn.config import Config
-from examples.pinn.network import stack_axis
-from examples.pinn.objective import (
-    UNKNOWNS,
-    Objective,
-    initial_params,
-    unknowns_of,
-    weighted_sum,
-)
+from examples.pinn.objective import Objective, scales_of
 from examples.pinn.problems import is_own, own
+from examples.pinn.step import Phase, phases_of
 from examples.pinn.studies import SCORE, best_rate, final_scores
 
 RESULTS = (SCORE, "loss", "errors", "losses", "shares", "unknowns")
 """What metrics.json takes from the last line of the history."""
-
-
-# --- What a step does ---
-
-
-class Found(NamedTuple):
-    """What a step has found out."""
-
-    loss: jax.Array
-    gradient: Any
-    """What the base optimizer and its scale control were given."""
-    losses: dict[str, jax.Array]
-    """The mean square of each term, without weights; none from L-BFGS."""
-    term_grads: dict[str, Any]
-    term_weights: dict[str, jax.Array]
-    """By what the gradients of the terms were multiplied."""
-
-
-class Phase(NamedTuple):
-    """Training by one optimizer, from step `first` to step `end` of the run."""
-
-    first: int
-    end: int
-    optimizer: Callable[[Any], optax.GradientTransformationExtraArgs]
-    """Maps the learning rate to the optimizer."""
-    update: Callable[..., tuple[Any, Any, Found]]
-    """Maps params, optimizer state, learning rate, seed and step of the run to new
-    params and state, and to what was found on the way."""
-
-
-def phases_of(objective: Objective) -> list[Phase]:
-    """The phases of a run that have steps."""
-    both = first_order(objective), lbfgs(objective)
-    return [phase for phase in both if phase.end > phase.first]
-
-
-def first_order(objective: Objective) -> Phase:
-    """The base optimizer and its scale control, behind the sum of the terms."""
-    config, weights = objective.config, objective.weights
-    if config.terms == "balanced":
-        one_gradient = sg.balance_terms(tuple(weights), weights)
-    else:
-        one_gradient = optax.stateless(lambda grads, _: weighted_sum(grads, weights))
-
-    def optimizer(lr):
-        return optax.chain(one_gradient, optimizer_of(config, lr))
-
-    def update(params, state, lr, seed, step):
-        key = jax.random.key(1000 + seed)
-        key = jax.random.fold_in(key, step if config.points == "resampled" else 0)
-        points = objective.sample(key, config.interior_points)
-        (losses, predictions), grads = sg.value_and_grad_of_terms(
-            objective.terms, has_aux=True
-        )(params, points)
-        loss, extra = weighted_sum(losses, weights), {"values": losses}
-        if config.scale_control == "stablegrad-prediction":
-
-            def of_predictions(predictions):
-                losses = objective.losses(predictions, points, unknowns_of(params))
-                return weighted_sum(losses, weights)
-
-            slope = jax.grad(of_predictions)(predictions)
-            extra["reference"] = sg.reference_scale(slope)
-        updates, state = optimizer(lr).update(grads, state, params, **extra)
-        params = optax.apply_updates(params, updates)
-        if config.terms == "balanced":
-            used = state[0].weights
-        else:
-            used = jax.tree.map(jnp.float32, weights)
-        found = Found(loss, weighted_sum(grads, used), losses, grads, used)
-        return params, state, found
-
-    return Phase(0, config.steps, optimizer, update)
-
-
-def lbfgs(objective: Objective) -> Phase:
-    """L-BFGS with a zoom line search, on fixed points."""
-    config, tx = objective.config, optax.lbfgs()
-
-    def update(params, state, lr, seed, step):
-        points = objective.sample(jax.random.key(2000 + seed), config.lbfgs_points)
-        loss = functools.partial(objective.loss, points=points)
-        value, grads = optax.value_and_grad_from_state(loss)(params, state=state)
-        updates, state = tx.update(
-            grads, state, params, value=value, grad=grads, value_fn=loss
-        )
-        params = optax.apply_updates(params, updates)
-        return params, state, Found(value, grads, {}, {}, {})
-
-    end = config.steps + config.lbfgs_steps
-    return Phase(config.steps, end, lambda lr: tx, update)
-
-
-def optimizer_of(
-    config: Config, lr: jax.Array | float
-) -> optax.GradientTransformationExtraArgs:
-    """The base optimizer and its scale control that a configuration names."""
-    options = {}
-    if config.scale_control.startswith("stablegrad"):
-        options = {"group_by": config.group_by, "statistic": config.statistic}
-    control = optimizers.scale_control(config.scale_control, stack_axis, **options)
-    if config.find_problem().unknowns:
-        # Unknown coefficients are in no layer, so no layer's gain is for them.
-        control = optax.masked(
-            control, lambda params: {name: name != UNKNOWNS for name in params}
-        )
-    schedule = {
-        "cosine": optax.cosine_decay_schedule(1.0, max(config.steps, 1)),
-        "exponential": optax.exponential_decay(1.0, 1000, 0.9),
-        "constant": optax.constant_schedule(1.0),
-    }[config.schedule]
-
-    def rate(count):
-        return lr * schedule(count)
-
-    if config.order == "before":
-        return optax.chain(control, optimizers.base(config.optimizer, rate, stack_axis))
-    # The rate comes last: the control would cancel it.
-    base = optimizers.base(config.optimizer, 1.0, stack_axis)
-    return optax.chain(base, control, optax.scale_by_schedule(rate))
-
-
-# --- Columns, and how they advance ---
-
-
-class Column(NamedTuple):
-    """The training of one learning rate and seed.
-
-    Of several columns the leaves have a leading axis: the seeds of the first rate, then
-    those of the next.
-    """
-
-    lr: jax.Array
-    seed: jax.Array
-    params: Any
-    state: Any
-    stopped_at: jax.Array
-    """The step at which loss or weights were no longer finite, or -1."""
-
-
-def columns_of(config: Config) -> Column:
-    """The columns of a run at its beginning, without an optimizer state."""
-
-    def start(lr, seed):
-        params = initial_params(config, jax.random.key(seed))
-        return Column(lr, seed, params, state=(), stopped_at=jnp.int32(-1))
-
-    rates = jnp.repeat(jnp.asarray(config.lr, config.dtype), config.seeds)
-    seeds = jnp.tile(jnp.arange(config.seeds), len(config.lr))
-    return jax.vmap(start)(rates, seeds)
-
-
-def begin(phase: Phase, columns: Column) -> Column:
-    """Gives all columns the optimizer state of a phase."""
-
-    def state(lr, params):
-        return phase.optimizer(lr).init(params)
-
-    return columns._replace(state=jax.vmap(state)(columns.lr, columns.params))
-
-
-def template(config: Config, phases: Sequence[Phase], step: int) -> Column:
-    """The structure of the columns after some steps, for reading a checkpoint.
-
-    At the boundary of two phases it is that of the phase that ends there.
-    """
-    phase = next(phase for phase in phases if step <= phase.end)
-    return jax.eval_shape(lambda: begin(phase, columns_of(config)))
-
-
-def advance(
-    objective: Objective,
-    phase: Phase,
-    constant: Mapping[str, float],
-    column: Column,
-    first: jax.Array,
-    end: jax.Array,
-) -> tuple[Column, dict[str, Any]]:
-    """Steps `first` to `end` of a column, and a report of the last of them.
-
-    `constant` is what each term is for the best constant field.
-    """
-
-    def update(column, index):
-        return phase.update(column.params, column.state, column.lr, column.seed, index)
-
-    def step(index, carry):
-        column, _ = carry
-        old = column.params, column.state
-        *new, found = update(column, index)
-        finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(new[0])]
-        finite.append(jnp.isfinite(found.loss))
-        good = jax.tree.reduce(jnp.logical_and, finite)
-        stops_here = (column.stopped_at < 0) & ~good
-        stopped_at = jnp.where(stops_here, index, column.stopped_at)
-        # A stopped column keeps its last values, and the others continue.
-        params, state = jax.tree.map(
-            lambda new, old: jnp.where(stopped_at < 0, new, old), tuple(new), old
-        )
-        return Column(column.lr, column.seed, params, state, stopped_at), found
-
-    *_, found = jax.eval_shape(update, column, first)
-    found = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
-    column, found = jax.lax.fori_loop(first, end, step, (column, found))
-    points = objective.sample(
-        jax.random.key(3000 + column.seed), objective.config.interior_points
-    )
-    losses, _ = objective.terms(column.params, points)
-    names = sorted(found.term_grads)  # as the leaves of a dict are
-    cosines = sg.term_alignment(found.term_grads) if names else ()
-    return column, {
-        "loss": found.loss,
-        "errors": objective.errors(column.params),
-        "unknowns": unknowns_of(column.params),
-        "shares": {name: x / constant[name] for name, x in losses.items()},
-        "layer_scales": sg.layer_scales(found.gradient, stack_axis=stack_axis),
-        "losses": found.losses,
-        "term_scales": sg.term_scales(found.term_grads),
-        "term_alignment": {
-            name: dict(zip(names, row, strict=True))
-            for name, row in zip(names, cosines, strict=True)
-        },
-        "term_weights": found.term_weights,
-    }
-
-
-# --- A run in its folder ---
 
 
 def set_numerics(config: Config) -> None:
@@ -286,6 +53,8 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
         else:
             step, columns = found[0], jax.device_put(found[1])
             console.print(f"Resumed at step {step}.")
+        if bars is None:
+            console.print(describe(objective))
         name = objective.problem.name if bars is None else run.name
         with progress.Steps(console, name, phases[-1].end, step, bars) as bar:
             columns, speeds = _advance(objective, phases, step, columns, run, bar)
@@ -304,6 +73,22 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
         raise DivergedError(
             f"no learning rate and seed is left: ended at step {last['step']}. {advice}"
         )
+
+
+def describe(objective: Objective) -> str:
+    """What is trained, in a line or two."""
+    config, problem = objective.config, objective.problem
+    points = f"{config.interior_points} points inside"
+    if problem.conditions:
+        points += f", {config.condition_points} on each condition"
+    columns = f"{len(config.lr)} learning rates × {config.seeds} seeds"
+    steps = f"{config.steps + config.lbfgs_steps} steps"
+    lines = [
+        f"{problem.name}: {config.depth} layers of {config.width}, {points}, {steps}, "
+        f"{columns}"
+    ]
+    in_units = units.describe(scales_of(config))
+    return "\n".join([*lines, *([in_units] if in_units else [])])
 
 
 def _advance(
@@ -340,6 +125,9 @@ def _advance(
             report = jax.device_get(report)
             report = jax.tree.map(functools.partial(_by_rate, config), report)
             running += time.perf_counter() - start
+            if before == first:
+                left = (phases[-1].end - step) / (step - before) * running
+                bar.console.print(f"{run.name}: {_duration(left)} to go.")
             stopped_at = _by_rate(config, columns.stopped_at)
             for rate, seed in np.argwhere(stopped_at >= before):
                 bar.console.print(
@@ -382,6 +170,13 @@ def _advance(
 def _by_rate(config: Config, x: Any) -> np.ndarray:
     """Splits the axis of columns into rates and seeds."""
     return np.reshape(x, (len(config.lr), config.seeds, *x.shape[1:]))
+
+
+def _duration(seconds: float) -> str:
+    """About how long, in words."""
+    if seconds < 90:
+        return f"about {math.ceil(seconds)} s"
+    return f"about {round(seconds / 60)} min"
 
 
 def _few(values: Any) -> Any:

@@ -47,6 +47,23 @@ def given(**targets: Target) -> Residual:
     return _taking(targets, residual)
 
 
+def flux(domain: Domain, derivatives: Sequence[str], target: Target = 0.0) -> Residual:
+    """The residual of ∂u/∂n = target on the boundary of a domain.
+
+    Args:
+      derivatives: the names of the first derivatives along the coordinates in space, in
+        their order: `("u_x", "u_y")`.
+    """
+
+    def residual(points, **quantities):
+        normals = domain.normal(points).T
+        along = zip(normals, derivatives, strict=False)  # time, the last, has none
+        total = sum(normal * quantities[name] for normal, name in along)
+        return total - (target(points) if callable(target) else target)
+
+    return _taking(derivatives, residual)
+
+
 ZERO = given(u=0.0)
 
 
@@ -147,8 +164,13 @@ class Problem:
     """The solution in float64, points of shape (n, dimension) to values (n,), by field
     if there are several; or reference data, as `measured` takes them; or None."""
     fields: tuple[str, ...] = ("u",)
+    scales: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    """An offset and a unit of fields: the network's output is (u - offset) / unit, and
+    should be of order one. Of a field that is left out they come from the values that
+    conditions prescribe."""
     unknowns: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Coefficients that are trained beside the network, and their initial values."""
+    """Coefficients that are trained beside the network, and their initial values, which
+    are also their units."""
     exact_unknowns: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """What they should come to, if that is known."""
     split_residuals: bool = False
@@ -202,6 +224,12 @@ class Problem:
                 f"there are {self.dimension} coordinates, and domain, resolution and "
                 f"operators are for {', '.join(map(str, sorted(sizes)))}"
             )
+        for name, (_, unit) in self.scales.items():
+            if name not in self.fields or not 0 < unit < np.inf:
+                raise ValueError(
+                    "scales must have an offset and a positive unit for fields, "
+                    f"got {self.scales[name]} for {name}"
+                )
         for part in self.parts:
             self._check_part(part, names)
         if callable(self.exact):

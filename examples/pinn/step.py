@@ -1,0 +1,163 @@
+"""What a step of training does: a first-order optimizer, and L-BFGS after it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import stablegrad_optax as sg
+from examples.common import optimizers
+from examples.pinn.config import Config
+from examples.pinn.network import stack_axis
+from examples.pinn.objective import UNKNOWNS, Objective, weighted_sum
+
+LBFGS_MEMORY = 50
+"""Steps that L-BFGS remembers."""
+
+
+class Found(NamedTuple):
+    """What a step has found out."""
+
+    loss: jax.Array
+    gradient: Any
+    """What the base optimizer and its scale control were given."""
+    losses: dict[str, jax.Array]
+    """The mean square of each term, without weights; none from L-BFGS."""
+    term_grads: dict[str, Any]
+    term_weights: dict[str, jax.Array]
+    """By what the gradients of the terms were multiplied."""
+
+
+class Phase(NamedTuple):
+    """Training by one optimizer, from step `first` to step `end` of the run."""
+
+    first: int
+    end: int
+    start: Callable[..., Any]
+    """Maps params, learning rate and seed to the state of the optimizer."""
+    update: Callable[..., tuple[Any, Any, Found]]
+    """Maps params, optimizer state, learning rate, seed and step of the run to new
+    params and state, and to what was found on the way."""
+
+
+def phases_of(objective: Objective) -> list[Phase]:
+    """The phases of a run that have steps."""
+    both = first_order(objective), lbfgs(objective)
+    return [phase for phase in both if phase.end > phase.first]
+
+
+def first_order(objective: Objective) -> Phase:
+    """The base optimizer and its scale control, behind the sum of the terms."""
+    config, weights = objective.config, objective.weights
+    if config.terms == "balanced":
+        # Memory and pull keep a network from getting stuck; in the end, when it is
+        # where it should be, equal scales of all terms are more accurate.
+        strength = optax.linear_schedule(1.0, 0.0, config.steps)
+        one_gradient = sg.balance_terms(tuple(weights), weights, strength=strength)
+    else:
+        one_gradient = optax.stateless(lambda grads, _: weighted_sum(grads, weights))
+
+    def optimizer(lr):
+        return optax.chain(one_gradient, optimizer_of(config, lr))
+
+    def start(params, lr, seed):
+        del seed
+        return optimizer(lr).init(params)
+
+    def update(params, state, lr, seed, step):
+        key = jax.random.key(1000 + seed)
+        key = jax.random.fold_in(key, step if config.points == "resampled" else 0)
+        points = objective.sample(key, config.interior_points)
+        (losses, predictions), grads = sg.value_and_grad_of_terms(
+            objective.terms, has_aux=True
+        )(params, points)
+        loss, extra = weighted_sum(losses, weights), {"values": losses}
+        if config.scale_control == "stablegrad-prediction":
+
+            def of_predictions(predictions):
+                losses = objective.losses(
+                    predictions, points, objective.unknowns(params)
+                )
+                return weighted_sum(losses, weights)
+
+            slope = jax.grad(of_predictions)(predictions)
+            extra["reference"] = sg.reference_scale(slope)
+        updates, state = optimizer(lr).update(grads, state, params, **extra)
+        params = optax.apply_updates(params, updates)
+        if config.terms == "balanced":
+            used = state[0].weights
+        else:
+            used = jax.tree.map(jnp.float32, weights)
+        found = Found(loss, weighted_sum(grads, used), losses, grads, used)
+        return params, state, found
+
+    return Phase(0, config.steps, start, update)
+
+
+def lbfgs(objective: Objective) -> Phase:
+    """L-BFGS with a zoom line search, on fixed points and with fixed weights.
+
+    Balanced terms have the weights that make their scales equal at its start.
+    """
+    config, tx = objective.config, optax.lbfgs(memory_size=LBFGS_MEMORY)
+
+    def fixed_points(seed):
+        return objective.sample(jax.random.key(2000 + seed), config.lbfgs_points)
+
+    def start(params, lr, seed):
+        del lr
+        weights = objective.weights
+        if config.terms == "balanced":
+            equal = sg.balance_terms(tuple(weights), weights, power=0, strength=0)
+            losses = sg.value_and_grad_of_terms(objective.terms, has_aux=True)
+            _, grads = losses(params, fixed_points(seed))
+            weights = equal.update(grads, equal.init(params))[1].weights
+        return weights, tx.init(params)
+
+    def update(params, state, lr, seed, step):
+        weights, state = state
+        points = fixed_points(seed)
+
+        def loss(params):
+            return weighted_sum(objective.terms(params, points)[0], weights)
+
+        value, grads = optax.value_and_grad_from_state(loss)(params, state=state)
+        updates, state = tx.update(
+            grads, state, params, value=value, grad=grads, value_fn=loss
+        )
+        params = optax.apply_updates(params, updates)
+        return params, (weights, state), Found(value, grads, {}, {}, {})
+
+    end = config.steps + config.lbfgs_steps
+    return Phase(config.steps, end, start, update)
+
+
+def optimizer_of(
+    config: Config, lr: jax.Array | float
+) -> optax.GradientTransformationExtraArgs:
+    """The base optimizer and its scale control that a configuration names."""
+    options = {}
+    if config.scale_control.startswith("stablegrad"):
+        options = {"group_by": config.group_by, "statistic": config.statistic}
+    control = optimizers.scale_control(config.scale_control, stack_axis, **options)
+    if config.find_problem().unknowns:
+        # Unknown coefficients are in no layer, so no layer's gain is for them.
+        control = optax.masked(
+            control, lambda params: {name: name != UNKNOWNS for name in params}
+        )
+    schedule = {
+        "cosine": optax.cosine_decay_schedule(1.0, max(config.steps, 1)),
+        "exponential": optax.exponential_decay(1.0, 1000, 0.9),
+        "constant": optax.constant_schedule(1.0),
+    }[config.schedule]
+
+    def rate(count):
+        return lr * schedule(count)
+
+    if config.order == "before":
+        return optax.chain(control, optimizers.base(config.optimizer, rate, stack_axis))
+    # The rate comes last: the control would cancel it.
+    base = optimizers.base(config.optimizer, 1.0, stack_axis)
+    return optax.chain(base, control, optax.scale_by_schedule(rate))

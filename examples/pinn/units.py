@@ -1,0 +1,92 @@
+"""Units in which the network's output and the trained coefficients are of order one.
+
+A network with the usual initial weights returns values of order one. A temperature of
+293 K would have to come from its last bias, which moves by the learning rate.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from examples.pinn.problems.problem import Condition, Problem, names_taken
+
+Scale = tuple[float, float]
+"""An offset and a unit: the field is offset + unit times the network's output."""
+
+POINTS = 1024
+"""Points at which conditions are asked what they prescribe."""
+NARROW = 0.01
+"""Values that differ less, over their middle, do not tell a unit."""
+
+
+def of_fields(problem: Problem) -> dict[str, Scale]:
+    """Those that a problem names, and those of what its conditions prescribe."""
+    with jax.ensure_compile_time_eval():
+        found = {name: of_values(prescribed(problem, name)) for name in problem.fields}
+    return found | dict(problem.scales)
+
+
+def of_coefficients(problem: Problem) -> dict[str, float]:
+    """The sizes of the initial values."""
+    return {name: abs(float(x)) or 1.0 for name, x in problem.unknowns.items()}
+
+
+def of_values(values: np.ndarray) -> Scale:
+    """Zero stays zero if it is among the values or between them."""
+    if not len(values):
+        return 0.0, 1.0
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest <= 0 <= highest:
+        return 0.0, float(f"{max(-lowest, highest):.2g}") or 1.0
+    middle, half = (lowest + highest) / 2, (highest - lowest) / 2
+    unit = half if half > NARROW * abs(middle) else abs(middle)
+    return float(f"{middle:.3g}"), float(f"{unit:.2g}")
+
+
+def prescribed(problem: Problem, field: str) -> np.ndarray:
+    """The values that conditions ask of a field: where their residual is field - value.
+
+    A residual that is zero for field = value need not be written like that; then its
+    values are not seen here.
+    """
+    found = [
+        np.ravel(-zero)
+        for condition in problem.conditions
+        if field in names_taken(condition.residual)
+        for zero, one in zip(
+            _residual(problem, condition, field, 0.0),
+            _residual(problem, condition, field, 1.0),
+            strict=True,
+        )
+        if np.allclose(one - zero, 1.0, atol=1e-3 * (1 + np.abs(zero).max()))
+    ]
+    return np.concatenate([np.zeros(0), *found])
+
+
+def _residual(
+    problem: Problem, condition: Condition, field: str, value: float
+) -> list[np.ndarray]:
+    """What a condition makes of a constant field, while all else is zero."""
+    points = condition.where(jax.random.key(0), POINTS, jnp.float32)
+    quantities = {
+        name: jnp.full(() if name in problem.unknowns else len(points), 0.0)
+        for name in names_taken(condition.residual)
+    }
+    quantities |= {
+        name: jnp.asarray(x, jnp.float32)
+        for name, x in problem.unknowns.items()
+        if name in quantities
+    }
+    quantities[field] = jnp.full(len(points), value)
+    found = condition.residual(points, **quantities)
+    return [np.asarray(x, np.float64) for x in jax.tree.leaves(found)]
+
+
+def describe(scales: dict[str, Scale]) -> str | None:
+    """What is not 0 and 1, in one line; None if all are."""
+    found = [
+        f"{name} = {f'{offset:g} + ' if offset else ''}{unit:g} × output"
+        for name, (offset, unit) in scales.items()
+        if (offset, unit) != (0.0, 1.0)
+    ]
+    return f"Units of the network: {', '.join(found)}" if found else None
