@@ -59,8 +59,8 @@ def main(options: Options) -> None:
     terms = sg.value_and_grad_of_terms(losses)
     methods = {
         "one loss": (jax.value_and_grad(loss), optax.identity()),
-        "balanced terms": (terms, METHODS["balanced"](TERMS)),
-        "weighted sum of terms": (terms, METHODS["weight"](TERMS)),
+        "balanced terms": (terms, METHODS["balanced"](TERMS, 1000)),
+        "weighted sum of terms": (terms, METHODS["weight"](TERMS, 1000)),
     }
 
     def several_steps(gradients, front):

@@ -28,6 +28,7 @@ from rich.table import Table
 import stablegrad_optax as sg
 from benchmarks import common
 from benchmarks.loss_terms.methods import METHODS, OPTIMIZERS, RESIDUAL, VARIANTS
+from benchmarks.pinnacle import reference
 from examples.common import optimizers
 from examples.pinn import trivial
 from examples.pinn.config import Config
@@ -35,7 +36,7 @@ from examples.pinn.network import stack_axis
 from examples.pinn.objective import INITIALIZERS, Objective, initial_params
 
 Base = Literal["muon", "adam"]
-PINNACLE = Path(__file__).with_name("pinnacle")
+PINNACLE = Path(reference.__file__).with_name("problems")
 """Problems whose reference is PINNacle's: they need --reference."""
 
 
@@ -69,11 +70,11 @@ CASES = {
     "L-shape 5 x 50": Case("l-shape", 5, 50, 256, 64, 3000, 1e-2),
     "Klein-Gordon 5 x 50": Case("klein-gordon", 5, 50, 256, 64, 3000, 1e-2),
     "Kovasznay 5 x 50": Case("kovasznay", 5, 50, 256, 128, 3000, 1e-2),
-    "wave 5 x 50": Case("wave", 5, 50, 512, 128, 3000, 1e-2),
+    "wave 5 x 50": Case("wave", 5, 50, 512, 128, 6000, 1e-2),
     "Poisson 2d-C 5 x 50": Case(
-        str(PINNACLE / "poisson.py"), 5, 50, 512, 128, 3000, 1e-2
+        str(PINNACLE / "poisson_2d_c.py"), 5, 50, 512, 128, 3000, 1e-2
     ),
-    "NS 2d-C 5 x 50": Case(str(PINNACLE / "cavity.py"), 5, 50, 512, 128, 3000, 1e-2),
+    "NS 2d-C 5 x 50": Case(str(PINNACLE / "ns_2d_c.py"), 5, 50, 512, 128, 3000, 1e-2),
     "advection 5 x 50": Case("advection", 5, 50, 512, 128, 6000, 1e-2),
     "Allen-Cahn 5 x 50": Case("allen-cahn", 5, 50, 512, 128, 6000, 1e-2),
 }
@@ -144,7 +145,7 @@ def results(
         if method in OPTIMIZERS:
             tx = OPTIMIZERS[method](terms, optimizer, schedule)
         else:
-            tx = optax.chain((METHODS | VARIANTS)[method](terms), optimizer)
+            tx = optax.chain((METHODS | VARIANTS)[method](terms, case.steps), optimizer)
         key = jax.random.key(1000 + seed)
 
         def step(i, carry):
@@ -191,7 +192,7 @@ def main(options: Options) -> None:
     if options.reference is None:
         cases = {n: c for n, c in cases.items() if str(PINNACLE) not in c.problem}
     else:
-        os.environ["PINNACLE_REFERENCE"] = str(options.reference)
+        os.environ[reference.FOLDER] = str(options.reference)
     runs: list[dict[str, Any]] = []
     if options.out is not None and options.out.exists():
         runs = json.loads(options.out.read_text())["runs"]

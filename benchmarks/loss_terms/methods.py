@@ -1,10 +1,10 @@
 """Methods that make one gradient of those of a loss's terms: ours and others.
 
-A method makes an optax transformation for some terms. Its update takes the gradients by
-name, their `values`, and the `weight` of the conditions, which only "weight" looks at.
+A method makes an optax transformation for some terms and a number of steps. Its update
+takes the gradients by name, their `values`, and the `weight` of the conditions, which
+only "weight" looks at.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,11 +14,12 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import stablegrad_optax as sg
+from examples.pinn.step import balanced
 
 RESIDUAL = "residual"
 """The term that is not a condition."""
 
-Method = Callable[[Sequence[str]], optax.GradientTransformationExtraArgs]
+Method = Callable[[Sequence[str], int], optax.GradientTransformationExtraArgs]
 Weights = Mapping[str, jax.Array | float]
 
 
@@ -33,7 +34,9 @@ def weighted(
     The average starts from 1; with `debias` from 0, and is corrected as Adam's.
     """
 
-    def method(terms):
+    def method(terms, steps):
+        del steps
+
         def init_fn(params):
             del params
             start = jnp.zeros(()) if debias else jnp.ones(())
@@ -117,7 +120,7 @@ def config(grads: Mapping[str, Any], **_: Any) -> Weights:
 
 
 METHODS: dict[str, Method] = {
-    "balanced": sg.balance_terms,
+    "balanced": lambda terms, steps: balanced(terms, None, steps),
     "equal scales (0.1)": weighted(equal_scales),
     "weight": weighted(fixed),
     "gradient norms": weighted(gradient_norms, decay=0.9, every=100),
@@ -176,6 +179,12 @@ schedule to another one."""
 
 # --- Variants of our rule ---
 
+
+def settings(**options: Any) -> Method:
+    """Balanced terms with other options, at full strength to the end."""
+    return lambda terms, steps: sg.balance_terms(terms, **options)
+
+
 DECAYS = (0.0, 0.9, 0.99, 0.999)
 POWERS = (0.0, 0.25, 0.5, 1.0)
 
@@ -187,7 +196,9 @@ def remembered(average: Callable[..., Any], start: float = 0.0) -> Method:
     remembered scales and the new memory.
     """
 
-    def method(terms):
+    def method(terms, steps):
+        del steps
+
         def init_fn(params):
             del params
             return {"memory": jnp.full(len(terms), start), "step": jnp.int32(0)}
@@ -228,10 +239,9 @@ def largest_at_first(scales, memory, step):
 
 
 VARIANTS: dict[str, Method] = {
+    "full strength": settings(),
     **{
-        f"decay {decay:g}, power {power:g}": functools.partial(
-            sg.balance_terms, decay=decay, power=power
-        )
+        f"decay {decay:g}, power {power:g}": settings(decay=decay, power=power)
         for decay in DECAYS
         for power in POWERS
     },

@@ -43,7 +43,7 @@ def history(
     names = RESIDUAL, *(c.name for c in objective.problem.conditions)
     schedule = optax.cosine_decay_schedule(RATE, steps)
     muon = optimizers.base("muon", schedule, stack_axis)
-    tx = optax.chain(METHODS[method](names), muon)
+    tx = optax.chain(METHODS[method](names, STEPS), muon)
     key = jax.random.key(1000 + seed)
 
     def step(carry, i):

@@ -28,7 +28,7 @@ COMPARED = ("weight 1", BALANCED)
 """Where everybody starts, and what needs no weight."""
 
 CASES: dict[str, dict[str, Any]] = {
-    "poisson": {"depth": 16, "width": 32, "lr": (3e-3,)},
+    "poisson": {"depth": 16, "width": 32, "lr": (3e-3,), "interior_points": 256},
     "burgers": {"depth": 5, "width": 40, "lr": (1e-2,), "interior_points": 512},
 }
 """What was used for the figure of docs/loss_terms.md, in fewer steps."""
@@ -43,6 +43,7 @@ def demo(out: Path = Path("demo"), steps: int = 1000, seeds: int = 3) -> None:
       seeds: Initial weights and sequences of points; the same for every method.
     """
     common: dict[str, Any] = {"steps": steps, "seeds": seeds, "resume": True}
+    common["condition_points"] = 64
     runs = {
         f"{problem}, {method}": case | options | {"problem": problem}
         for problem, case in CASES.items()

@@ -200,6 +200,10 @@ class Ball(Domain):
         return jnp.asarray(self.center, unit.dtype) + float(self.radius) * unit
 
 
+Disc = Ball
+"""The name of a ball in the plane."""
+
+
 # --- What is made of them ---
 
 

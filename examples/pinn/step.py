@@ -1,6 +1,6 @@
 """What a step of training does: a first-order optimizer, and L-BFGS after it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -48,14 +48,24 @@ def phases_of(objective: Objective) -> list[Phase]:
     return [phase for phase in both if phase.end > phase.first]
 
 
+def balanced(
+    terms: Sequence[str], weights: Mapping[str, float] | None, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """Balanced terms at full strength for half of the steps, and fading over the rest.
+
+    Memory and pull keep a network from getting stuck; when it is where it should be,
+    equal scales of the terms are more accurate.
+    """
+    half = steps // 2
+    strength = optax.linear_schedule(1.0, 0.0, steps - half, transition_begin=half)
+    return sg.balance_terms(terms, weights, strength=strength)
+
+
 def first_order(objective: Objective) -> Phase:
     """The base optimizer and its scale control, behind the sum of the terms."""
     config, weights = objective.config, objective.weights
     if config.terms == "balanced":
-        # Memory and pull keep a network from getting stuck; in the end, when it is
-        # where it should be, equal scales of all terms are more accurate.
-        strength = optax.linear_schedule(1.0, 0.0, config.steps)
-        one_gradient = sg.balance_terms(tuple(weights), weights, strength=strength)
+        one_gradient = balanced(tuple(weights), weights, config.steps)
     else:
         one_gradient = optax.stateless(lambda grads, _: weighted_sum(grads, weights))
 

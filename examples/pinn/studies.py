@@ -153,7 +153,11 @@ def runs(
     `changes` that are not None apply to all of them.
     """
     common: dict[str, Any] = {
+        "width": 32,
         "lr": (3e-4, 1e-3, 3e-3),
+        "steps": 2000,
+        "interior_points": 256,
+        "condition_points": 64,
         "seeds": 5,
         "terms": "weighted",
         "initialization": "glorot",

@@ -15,8 +15,10 @@ Scale = tuple[float, float]
 
 POINTS = 1024
 """Points at which conditions are asked what they prescribe."""
-NARROW = 0.01
-"""Values that differ less, over their middle, do not tell a unit."""
+CLOSE = 0.1
+"""Values that differ by less from their middle, relative to it, are close together."""
+EQUAL = 1e-3
+"""Those that differ by less do not tell a unit."""
 
 
 def of_fields(problem: Problem) -> dict[str, Scale]:
@@ -32,14 +34,17 @@ def of_coefficients(problem: Problem) -> dict[str, float]:
 
 
 def of_values(values: np.ndarray) -> Scale:
-    """Zero stays zero if it is among the values or between them."""
+    """The largest size is the unit; values close together are seen from their middle.
+
+    Rounded, since they are found at random points.
+    """
     if not len(values):
         return 0.0, 1.0
     lowest, highest = float(values.min()), float(values.max())
-    if lowest <= 0 <= highest:
-        return 0.0, float(f"{max(-lowest, highest):.2g}") or 1.0
     middle, half = (lowest + highest) / 2, (highest - lowest) / 2
-    unit = half if half > NARROW * abs(middle) else abs(middle)
+    if half >= CLOSE * abs(middle):
+        return 0.0, float(f"{max(-lowest, highest):.2g}") or 1.0
+    unit = half if half > EQUAL * abs(middle) else abs(middle)
     return float(f"{middle:.3g}"), float(f"{unit:.2g}")
 
 

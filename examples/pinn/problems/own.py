@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+import jax
 import numpy as np
 
 from examples.common.runs import RunError
@@ -56,5 +57,27 @@ def load(path: Path, source: str) -> Problem:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         place = f"{path}:{lines[-1]}" if lines else f"{path}"
-        raise RunError(f"{place}: {type(error).__name__}: {error}") from error
+        what = in_plain_words(error) or f"{type(error).__name__}: {error}"
+        raise RunError(f"{place}: {what}") from error
     return problem
+
+
+def in_plain_words(error: Exception) -> str | None:
+    """What an error of JAX's says about a residual; None for other errors."""
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+        return (
+            "if, while, and, or, not and chained comparisons cannot depend on values "
+            "at the points, which are known only while training: use jnp.where, &, | "
+            "and ~"
+        )
+    if isinstance(error, jax.errors.JAXTypeError):
+        return (
+            "NumPy, math and float() cannot take values at the points, which are known "
+            "only while training: use jax.numpy"
+        )
+    if isinstance(error, TypeError) and "Tracer' object is not callable" in str(error):
+        return (
+            "fields and derivatives are arrays of values at the points and not "
+            "functions: u, and not u(x, t)"
+        )
+    return None

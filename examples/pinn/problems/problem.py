@@ -16,7 +16,8 @@ from examples.pinn.operators import Derivative, Operator, Sweep
 Residual = Callable[..., Any]
 """residual(points, u=..., u_x=...): points of shape (n, dimension), then by their names
 fields, operators and unknown coefficients. It returns what should be zero, shape (n,),
-or several such arrays by name, whose mean squares add up to one term of the loss."""
+or a scalar such as a mean over all points minus its value, or several such arrays by
+name, whose mean squares add up to one term of the loss."""
 
 Target = Callable[[jax.Array], jax.Array] | float
 """A number, or a function of points of shape (n, dimension) to values of shape (n,)."""
@@ -121,10 +122,24 @@ def measured(name: str, data: Mapping[str, Any], weight: float = 1.0) -> Conditi
     return Condition(name, where, _taking(values, residual), weight, kept)
 
 
-def read_values(path: Path | str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, by name."""
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+def read_values(path: Path | str, *coordinates: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, or the columns of a .csv file with a header.
+
+    Of a table the columns of the `coordinates`, in this order, are the "points".
+    """
+    if Path(path).suffix != ".csv":
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    table = np.genfromtxt(path, delimiter=",", names=True, deletechars="")
+    names = table.dtype.names or ()
+    if not coordinates or not set(coordinates) < set(names):
+        raise ValueError(
+            f"{path} needs a header with the coordinates and values, and read_values "
+            f"the names of the coordinates, got {coordinates} of {names}"
+        )
+    points = np.stack([table[name] for name in coordinates], axis=-1)
+    values = {name: table[name] for name in names if name not in coordinates}
+    return {"points": points, **values}
 
 
 def _split(data: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -162,7 +177,8 @@ class Problem:
     """Points along each axis of the grid for errors and figures."""
     exact: Callable[[np.ndarray], Any] | Mapping[str, Any] | None = None
     """The solution in float64, points of shape (n, dimension) to values (n,), by field
-    if there are several; or reference data, as `measured` takes them; or None."""
+    if there are several, NaN where it is not known; or reference data, as `measured`
+    takes them; or None."""
     fields: tuple[str, ...] = ("u",)
     scales: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     """An offset and a unit of fields: the network's output is (u - offset) / unit, and
@@ -194,7 +210,11 @@ class Problem:
             return _split(self.exact)
         grid = self.grid()
         points = grid[np.asarray(self.domain.contains(grid))]
-        return points, {} if self.exact is None else self.solution(points)
+        if self.exact is None:
+            return points, {}
+        found = self.solution(points)
+        known = np.all([np.isfinite(x) for x in found.values()], axis=0)
+        return points[known], {name: x[known] for name, x in found.items()}
 
     def solution(self, points: np.ndarray) -> dict[str, np.ndarray]:
         """The exact solution by field; there must be a function for it."""
@@ -271,9 +291,10 @@ class Problem:
         points, found = jax.eval_shape(zeros)
         n = len(points)
         shapes = {x.shape for x in jax.tree.leaves(found)}
-        # One value for each point; of a periodic pair, one for both.
-        if not shapes or not shapes <= {(n,), (n // 2,)}:
+        # One value for each point; of a periodic pair, one for both; of an integral,
+        # one for all.
+        if not shapes or not shapes <= {(n,), (n // 2,), ()}:
             raise ValueError(
-                f"{part.name} must have a value for each point, shape (n,), got "
-                f"{', '.join(map(str, shapes))} for {n} points"
+                f"{part.name} must have a value for each point, shape (n,), or one for "
+                f"all, got {', '.join(map(str, shapes))} for {n} points"
             )

@@ -1,11 +1,9 @@
 """NS 2d-C of PINNacle: flow in a square whose lid moves by 4x(1 - x); ν = 0.01."""
 
-import os
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.pinnacle.reference import read
 from examples.pinn.domains import Box
 from examples.pinn.operators import d, laplacian
 from examples.pinn.problems.problem import Condition, Problem, given
@@ -32,8 +30,7 @@ def corner(key, number, dtype):
 
 
 def reference():
-    file = Path(os.environ["PINNACLE_REFERENCE"]) / "lid_driven_a4.dat"
-    x, y, u, v, p = np.loadtxt(file, comments="%").T
+    x, y, u, v, p = read("lid_driven_a4.dat")
     return {"points": np.stack([x, y], axis=-1), "u": u, "v": v, "p": p}
 
 
