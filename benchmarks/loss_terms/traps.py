@@ -38,12 +38,21 @@ def history(
     problem: str, method: str, steps: int, seed: int
 ) -> tuple[dict[str, Any], float]:
     """What the terms were at every EVERY-th step, and the error at the end."""
-    config = Config(Path(), problem=problem, steps=steps, initialization="glorot")
+    config = Config(
+        Path(),
+        problem=problem,
+        depth=16,
+        width=32,
+        initialization="glorot",
+        steps=steps,
+        interior_points=256,
+        condition_points=64,
+    )
     objective = Objective(config)
     names = RESIDUAL, *(c.name for c in objective.problem.conditions)
     schedule = optax.cosine_decay_schedule(RATE, steps)
     muon = optimizers.base("muon", schedule, stack_axis)
-    tx = optax.chain(METHODS[method](names, STEPS), muon)
+    tx = optax.chain(METHODS[method](names, steps), muon)
     key = jax.random.key(1000 + seed)
 
     def step(carry, i):

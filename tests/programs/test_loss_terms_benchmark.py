@@ -77,20 +77,24 @@ def gradient_norms(grads):
 )
 def test_weights_follow_the_paper(method, decay, every, weights_of):
     weights = np.ones(3)
-    for step, total in enumerate(results(METHODS[method](TERMS), every + 1)):
+    for step, total in enumerate(results(METHODS[method](TERMS, 9), every + 1)):
         if step % every == 0:
             new = np.asarray(weights_of(rows(step)))
             weights = decay * weights + (1 - decay) * new
         np.testing.assert_allclose(total, weights @ rows(step), rtol=1e-3, atol=1e-5)
 
 
-def test_balanced_is_the_library():
-    assert METHODS["balanced"] is sg.balance_terms
+def test_balanced_is_the_library_and_fades_over_the_second_half():
+    totals = list(results(METHODS["balanced"](TERMS, 4), 5))
+    for step, total in enumerate(results(sg.balance_terms(TERMS), 5)):
+        assert np.allclose(totals[step], total, rtol=1e-5) == (step <= 2)
+    scales = np.sqrt(np.mean(rows(4) ** 2, axis=1))
+    np.testing.assert_allclose(totals[4], (1 / scales) @ rows(4), rtol=1e-3, atol=1e-5)
 
 
 def test_config():
     """Of Liu et al. 2024, equation 2, by the pseudo-inverse of the unit gradients."""
-    (total,) = results(METHODS["ConFIG"](TERMS), 1)
+    (total,) = results(METHODS["ConFIG"](TERMS, 9), 1)
     units = rows() / np.linalg.norm(rows(), axis=1, keepdims=True)
     direction = np.linalg.pinv(units) @ np.ones(3)
     direction /= np.linalg.norm(direction)
@@ -101,7 +105,7 @@ def test_config():
 def test_dynamic_norms():
     """Of Deguchi and Asai 2023: a mean of |g_r| / |g_k|, corrected as Adam's."""
     average = 0.0
-    for step, total in enumerate(results(METHODS["DN-PINN"](TERMS), 21)):
+    for step, total in enumerate(results(METHODS["DN-PINN"](TERMS, 9), 21)):
         if step % 10 == 0:
             norms = np.linalg.norm(rows(step), axis=1)
             average = 0.99 * average + 0.01 * norms[0] / norms
@@ -145,7 +149,7 @@ def test_memories(variant, average):
     past = np.empty((0, len(TERMS)))
     values = np.array([VALUES[term] for term in TERMS])
     steps = 103 if "hundred" in variant else 4
-    for step, total in enumerate(results(VARIANTS[variant](TERMS), steps)):
+    for step, total in enumerate(results(VARIANTS[variant](TERMS, 9), steps)):
         scales = np.sqrt(np.mean(rows(step) ** 2, axis=1))
         past = np.vstack([past, scales])
         weights = 0.99 ** np.arange(len(past))[::-1]

@@ -143,7 +143,7 @@ def test_from_training_to_figures(folder, capsys):
         ("v_xt - u", "u if u[0] > 0 else v", "14: if, while, .* use jnp.where"),
         ("v_xt - u", "np.sin(u)", "NameError"),
         ("v_xt - u", "float(u[0]) * v", "14: NumPy, math .* use jax.numpy"),
-        ("    resolution", "    scales={'w': (0, 1)}, resolution", "scales must .* for w"),
+        ("    resolution", "    scales={'w': (0, 1)}, resolution", "scales .* for w"),
         ("lambda points, u,", "lambda u,", "is the points; that of robin is u"),
         (DATA, "{'points': [[0, 1], [0, 2]], 'u': [1, jnp.nan]}", "must be finite"),
         (DATA, "{'points': [[0, 1], [0, 2]], 'u': [[1], [2]]}", r"of shape \(n,\)"),
