@@ -85,8 +85,10 @@ class Options(common.Options):
 def config_of(name: str, method: str, options: Options) -> Config:
     case = dataclasses.asdict(CASES[name])
     folder = options.runs / f"{name}-{method}".lower().replace(" ", "-")
-    fixed = {"depth": 5, "seeds": options.seeds, "checkpoint_every": 1000}
-    return Config(folder, **case, **fixed, **SETTINGS[method], resume=True)
+    fixed: dict[str, Any] = {"depth": 5, "seeds": options.seeds}
+    return Config(
+        folder, **case, **fixed, **SETTINGS[method], resume=True, checkpoint_every=1000
+    )
 
 
 def relative_errors(run: Run, config: Config) -> list[float | None]:

@@ -36,9 +36,9 @@ class Config:
     out: Path
     """Folder for settings, curves, checkpoints and results."""
     problem: Annotated[str, tyro.conf.arg(help=_PROBLEM)] = "poisson"
-    depth: int = 16
+    depth: int = 5
     """Hidden layers; there are no residual connections."""
-    width: int = 32
+    width: int = 50
     """Units of each hidden layer."""
     activation: Literal["tanh", "sin", "gelu", "silu", "softplus"] = "tanh"
     """Activation of the hidden layers; any smooth one will do."""
@@ -60,15 +60,15 @@ class Config:
     """Learning rates, trained side by side."""
     schedule: Schedule = "cosine"
     """To zero by a cosine, times 0.9 every 1,000 steps, or constant."""
-    steps: int = 2000
+    steps: int = 5000
     """Steps of the base optimizer."""
     lbfgs_steps: int = 0
     """Steps of L-BFGS after them, on fixed points."""
     seeds: int = 3
     """Initial weights and sequences of points; the same for every method."""
-    interior_points: int = 256
+    interior_points: int = 512
     """Collocation points inside the domain."""
-    condition_points: int = 64
+    condition_points: int = 128
     """Points for each boundary or initial condition."""
     lbfgs_points: int = 4096
     """Collocation points inside the domain for L-BFGS."""
@@ -108,6 +108,23 @@ class Config:
             has_loss = self.scale_control != "stablegrad-prediction"
             other = "another unless --terms weighted: its reference is that of one loss"
             require(self, "scale_control", has_loss, other)
+
+    def unused(self) -> list[str]:
+        """Options that were chosen and that nothing looks at, and what they need."""
+        has_stablegrad = self.scale_control.startswith("stablegrad")
+        needs = {
+            "group_by": ("--scale-control stablegrad", has_stablegrad),
+            "statistic": ("--scale-control stablegrad", has_stablegrad),
+            "order": ("--scale-control", self.scale_control != "none"),
+            "lbfgs_points": ("--lbfgs-steps", self.lbfgs_steps > 0),
+            "lr": ("--steps", self.steps > 0),
+            "schedule": ("--steps", self.steps > 0),
+        }
+        return [
+            f"--{name.replace('_', '-')} without {other}"
+            for name, (other, is_used) in needs.items()
+            if not is_used and getattr(self, name) != getattr(Config, name)
+        ]
 
     def settings(self) -> dict[str, Any]:
         """What determines the result: every option but `out` and `resume`."""

@@ -81,14 +81,18 @@ def describe(objective: Objective) -> str:
     points = f"{config.interior_points} points inside"
     if problem.conditions:
         points += f", {config.condition_points} on each condition"
-    columns = f"{len(config.lr)} learning rates × {config.seeds} seeds"
     steps = f"{config.steps + config.lbfgs_steps} steps"
+    columns = f"learning rates {', '.join(f'{lr:g}' for lr in config.lr)}"
+    if len(config.lr) == 1:
+        columns = f"learning rate {config.lr[0]:g}"
+    columns += f", {config.seeds} seed" + "s" * (config.seeds > 1)
     lines = [
         f"{problem.name}: {config.depth} layers of {config.width}, {points}, {steps}, "
-        f"{columns}"
+        f"{columns}.",
+        units.describe(scales_of(config)),
+        f"Not used: {'; '.join(config.unused())}." if config.unused() else None,
     ]
-    in_units = units.describe(scales_of(config))
-    return "\n".join([*lines, *([in_units] if in_units else [])])
+    return "\n".join(filter(None, lines))
 
 
 def _advance(

@@ -94,4 +94,4 @@ def describe(scales: dict[str, Scale]) -> str | None:
         for name, (offset, unit) in scales.items()
         if (offset, unit) != (0.0, 1.0)
     ]
-    return f"Units of the network: {', '.join(found)}" if found else None
+    return f"Units of the network: {', '.join(found)}." if found else None

@@ -15,6 +15,8 @@ from examples.common import progress
 from examples.common.runs import Recording, Run, RunError
 from examples.pinn import __main__ as program
 from examples.pinn import demo, train
+from examples.pinn import step as training_step
+from examples.pinn.columns import template
 from examples.pinn.config import Config
 from examples.pinn.objective import Objective
 from examples.pinn.problems import PROBLEMS
@@ -105,9 +107,9 @@ def assert_same_bytes(never, resumed):
     one, other = ((path / "history.jsonl").read_bytes() for path in (never, resumed))
     assert one == other
     config = train.load(resumed)[1]
-    phases = train.phases_of(Objective(config))
+    phases = training_step.phases_of(Objective(config))
     one, other = (
-        Run(path).restore(lambda step: train.template(config, phases, step))
+        Run(path).restore(lambda step: template(config, phases, step))
         for path in (never, resumed)
     )
     jax.tree.map(np.testing.assert_array_equal, one, other)
@@ -194,8 +196,8 @@ def test_every_problem_and_option_trains(problem, options):
     config = Config(out=Path("unused"), problem=problem, **options)
     config.check()
     train.set_numerics(config)
-    (phase,) = phases = train.phases_of(Objective(config))
-    columns = train.template(config, phases, 0)
+    (phase,) = phases = training_step.phases_of(Objective(config))
+    columns = template(config, phases, 0)
     column = jax.eval_shape(
         lambda: jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), columns)
     )
@@ -218,8 +220,8 @@ def test_one_gradient_is_made_of_named_terms(terms):
     key = jax.random.fold_in(jax.random.key(1000), 0)
     points = objective.sample(key, config.interior_points)
     params = objective.network.init(jax.random.key(1), points["residual"])
-    phase = train.first_order(objective)
-    state = phase.optimizer(0.1).init(params)
+    phase = training_step.first_order(objective)
+    state = phase.start(params, 0.1, 0)
     _, _, found = jax.jit(phase.update)(params, state, 0.1, 0, 0)
     losses = found.losses
     assert set(losses) == {"residual", "boundary"}
@@ -299,6 +301,38 @@ def test_demo_ends_with_the_first_method_that_fails(tmp_path, capsys, monkeypatc
     assert len(interrupted) == len(demo.CASES) * len(demo.METHODS) - 1
 
 
+def test_lbfgs_holds_the_weights_that_make_scales_equal_at_its_start():
+    small = {"depth": 1, "width": 4, "lbfgs_points": 8, "condition_points": 4}
+    config = Config(
+        Path("unused"), problem="poisson1d", steps=0, lbfgs_steps=9, **small
+    )
+    objective = Objective(config)
+    (phase,) = training_step.phases_of(objective)
+    points = objective.sample(jax.random.key(2000), 8)
+    params = objective.network.init(jax.random.key(1), points["residual"])
+    _, grads = sg.value_and_grad_of_terms(lambda p: objective.terms(p, points)[0])(
+        params
+    )
+    state = start = phase.start(params, 0.1, 0)
+    update, losses = jax.jit(phase.update), []
+    for step in range(9):
+        params, state, found = update(params, state, 0.1, 0, step)
+        losses.append(float(found.loss))
+    chex.assert_trees_all_equal(state[0], start[0])
+    for name, scale in sg.term_scales(grads).items():
+        np.testing.assert_allclose(start[0][name] * scale, 1, rtol=1e-5)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_first_lines_say_what_is_trained_and_what_is_not_used(tmp_path, capsys):
+    few = ["--order", "after", "--group-by", "leaf"]
+    assert main(*SGD, *few, "--out", tmp_path / "run") == 0
+    out = capsys.readouterr().out
+    assert "2 layers of 4, 8 points inside, 4 on each condition, 6 steps" in out
+    assert "Not used: --group-by without --scale-control stablegrad; --order" in out
+    assert "to go." in out
+
+
 # --- Mistakes: one line that names the option, exit code 2, and nothing done ---
 
 
@@ -319,7 +353,6 @@ def mistake(capsys, *arguments):
         (["--lr", "1e-3", "nan"], "--lr must be one positive, finite number"),
         (["--lr", "1e-3", "0.001"], "--lr must be different numbers"),
         (["--condition-weight", "10"], "must be left out, or --terms weighted, got 10"),
-        (["--lbfgs-steps", "10"], "--lbfgs-steps must be 0 unless --terms weighted"),
         (
             ["--scale-control", "stablegrad-prediction"],
             "--scale-control must be another unless --terms weighted",
