@@ -253,7 +253,7 @@ def test_stablegrad_after_the_base_sets_the_scale_of_the_update():
 
     @jax.jit
     def first_update(lr):
-        tx = train.optimizer_of(config, lr)
+        tx = training_step.optimizer_of(config, lr)
         return tx.update(tree, tx.init(tree), tree)[0]
 
     for lr in (1e-3, 1e-1):
