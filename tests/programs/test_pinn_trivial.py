@@ -34,21 +34,21 @@ def test_conditions_that_a_constant_meets_say_nothing_and_a_source_does():
 
 
 def test_several_fields():
-    # At 1 and 0.15: (2 - 0.6)² + (0.3 - 0.159)².
-    expected = {"residual": pytest.approx(1.979881), "start": np.inf}
+    # At 100 and 15: (200 - 60)² + (30 - 15.9)².
+    expected = {"residual": pytest.approx(19798.81), "start": np.inf}
     assert of_best_constant("lotka-volterra") == expected
 
 
 def test_a_field_that_nothing_prescribes():
     problem = dataclasses.replace(
         PROBLEMS["lotka-volterra"],
-        conditions=(Condition("start", TIME.face(0, 0.0), given(r=1.0)),),
+        conditions=(Condition("start", TIME.face(0, 0.0), given(r=100.0)),),
     )
     config = Config(Path(), problem="lotka-volterra", depth=1, width=2)
     objective = Objective(config)
     objective.problem, objective.parts = problem, problem.parts
-    # At 1 and 0.
-    assert trivial.of_best_constant(objective)["residual"] == pytest.approx(4)
+    # At 100 and 0.
+    assert trivial.of_best_constant(objective)["residual"] == pytest.approx(200**2)
 
 
 def test_the_notice_names_terms_rates_and_seeds():

@@ -1,4 +1,4 @@
-"""u_t = 15 Δu on a cold unit square whose top is at 1; its corners do not agree.
+"""u_t = 15 Δu on a plate at 0 degrees whose top is at 100; its corners do not agree.
 
 After a hundredth of a unit of time the plate is at rest.
 """
@@ -10,6 +10,7 @@ from examples.pinn.operators import d, dd
 from examples.pinn.problems.problem import Condition, Problem, given
 
 DIFFUSIVITY = 15.0
+HOT = 100.0
 MODES = 40
 DOMAIN = Box((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -36,7 +37,7 @@ def exact(points):
                 profile -= size * decay * np.sin(m * np.pi * y)
         u += 4 / (n * np.pi) * np.sin(n * np.pi * x) * profile
     top = (y == 1) & (x > 0) & (x < 1)
-    return np.where(top, 1.0, np.where(t == 0, 0.0, u))
+    return HOT * np.where(top, 1.0, np.where(t == 0, 0.0, u))
 
 
 PROBLEM = Problem(
@@ -48,7 +49,7 @@ PROBLEM = Problem(
     residual=residual,
     conditions=(
         Condition("initial", DOMAIN.face(2, 0.0)),
-        Condition("top", DOMAIN.face(1, 1.0), given(u=1.0)),
+        Condition("top", DOMAIN.face(1, 1.0), given(u=HOT)),
         Condition("others", DOMAIN.faces((0, 0.0), (0, 1.0), (1, 0.0))),
     ),
     exact=exact,
