@@ -56,7 +56,7 @@ class Config:
     """What shares a gain, for StableGrad."""
     statistic: Literal["std", "rms"] = "std"
     """The scale of a layer, for StableGrad."""
-    lr: tuple[float, ...] = (3e-3,)
+    lr: tuple[float, ...] = (5e-3,)
     """Learning rates, trained side by side."""
     schedule: Schedule = "cosine"
     """To zero by a cosine, times 0.9 every 1,000 steps, or constant."""
