@@ -45,7 +45,7 @@ def of_values(values: np.ndarray) -> Scale:
     if half >= CLOSE * abs(middle):
         return 0.0, float(f"{max(-lowest, highest):.2g}") or 1.0
     unit = half if half > EQUAL * abs(middle) else abs(middle)
-    return float(f"{middle:.3g}"), float(f"{unit:.2g}")
+    return float(f"{middle:.4g}"), float(f"{unit:.2g}")
 
 
 def prescribed(problem: Problem, field: str) -> np.ndarray:
