@@ -272,7 +272,11 @@ def draw(found: common.Found, title: str, path: Path) -> None:
 
 def main(options: Options) -> int:
     config = Config(
-        Path(), problem=options.problem, depth=options.depth, width=options.width
+        Path(),
+        problem=options.problem,
+        depth=options.depth,
+        width=options.width,
+        units="none",  # those of the other packages' networks
     )
     # Accelerators default to less, which spoils second derivatives.
     with jax.default_matmul_precision("highest"):

@@ -13,9 +13,6 @@ from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
 from examples.pinn.objective import UNKNOWNS, Objective, weighted_sum
 
-LBFGS_MEMORY = 50
-"""Steps that L-BFGS remembers."""
-
 
 class Found(NamedTuple):
     """What a step has found out."""
@@ -111,7 +108,7 @@ def lbfgs(objective: Objective) -> Phase:
 
     Balanced terms have the weights that make their scales equal at its start.
     """
-    config, tx = objective.config, optax.lbfgs(memory_size=LBFGS_MEMORY)
+    config, tx = objective.config, optax.lbfgs()
 
     def fixed_points(seed):
         return objective.sample(jax.random.key(2000 + seed), config.lbfgs_points)
