@@ -165,12 +165,18 @@ def profile_of(
     return factors, np.mean(ratios[:, None] <= factors, axis=0)
 
 
-def profile(records: Records, out: Path, base: str = "muon") -> None:
+def profile(
+    records: Records, out: Path, base: str = "muon", without: tuple[str, ...] = ()
+) -> None:
     """Draws the performance profile of each method, over what all of them ran.
 
     Dolan and Moré, Math. Program. 91 (2002).
+
+    Args:
+      without: methods that are left out, such as those that ran few problems.
     """
     found = by_case(read(records, base))
+    found = {method: of for method, of in found.items() if method not in without}
     figure, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for i, method in enumerate(found):
         color, style, width = STYLES.get(method, (f"C{i}", "-", 1.0))
