@@ -1,7 +1,10 @@
 """A file of the user's own: trained, kept with the run, its mistakes named."""
 
 import re
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from program import strict
@@ -9,8 +12,12 @@ from program import strict
 from examples.common.runs import Run
 from examples.pinn import __main__ as program
 from examples.pinn import figures
+from examples.pinn.config import Config
+from examples.pinn.domains import Box
+from examples.pinn.objective import Objective
+from examples.pinn.operators import d
 from examples.pinn.problems import own
-from examples.pinn.problems.problem import read_values
+from examples.pinn.problems.problem import Condition, Problem, read_values
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -211,3 +218,46 @@ def test_a_term_that_is_never_finite(tmp_path, capsys):
         r"initial weights, the terms of the loss are .*residual (nan|None|inf)", err
     )
     assert "lower" not in err
+
+
+def test_values_from_a_table_with_a_header(tmp_path):
+    table = tmp_path / "data.csv"
+    table.write_text("t,u,x\n0.5,1.0,2.0\n0.25,3.0,4.0\n")
+    found = read_values(table, "x", "t")
+    assert set(found) == {"points", "u"}
+    np.testing.assert_array_equal(found["points"], [[2.0, 0.5], [4.0, 0.25]])
+    np.testing.assert_array_equal(found["u"], [1.0, 3.0])
+    for coordinates in ((), ("x", "y")):
+        with pytest.raises(ValueError, match=r"needs a header .* of .*'t', 'u', 'x'"):
+            read_values(table, *coordinates)
+
+
+def test_an_integral_and_a_solution_that_is_known_in_a_part():
+    def mass(points, u):
+        return jnp.mean(u) - 2.0
+
+    def exact(points):
+        return np.where(points[:, 0] > 0.5, points[:, 0], np.nan)
+
+    line = Box((0.0,), (1.0,))
+    problem = Problem(
+        name="mass",
+        equation="u = x in a half, ∫ u dx = 2",
+        coordinates=("x",),
+        domain=line,
+        operators={"u_x": d(1)},
+        residual=lambda points, u_x: u_x - 1,
+        conditions=(Condition("mass", line.sample, mass),),
+        exact=exact,
+        resolution=(11,),
+    )
+    problem.check()
+    points, solution = problem.reference()
+    np.testing.assert_allclose(points[:, 0], solution["u"])
+    assert len(points) == 5  # 0.6 to 1.0
+    objective = Objective(Config(Path(), depth=1, width=2))
+    objective.problem, objective.parts = problem, problem.parts
+    points = objective.sample(jax.random.key(0), 8)
+    ones = {part.name: jnp.ones(len(points[part.name])) for part in problem.parts}
+    predictions = {"residual": {"u_x": ones["residual"]}, "mass": {"u": ones["mass"]}}
+    assert objective.losses(predictions, points, {}) == {"residual": 0, "mass": 1}
