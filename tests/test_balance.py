@@ -239,14 +239,15 @@ def test_leaves_without_a_gradient_are_those_of_the_first_term():
     assert total["float0"].dtype == jax.dtypes.float0
 
 
-def test_derivatives_are_finite_with_zeros_too():
+@pytest.mark.parametrize("strength", [1.0, 0.5, 0.0])
+def test_derivatives_are_finite_with_zeros_too(strength):
     grads = random_grads()
     grads["c"] = jax.tree.map(jnp.zeros_like, grads["c"])
 
     @jax.jit
     @jax.grad
     def derivative(grads):
-        tx = sg.balance_terms(NAMES)
+        tx = sg.balance_terms(NAMES, strength=strength)
         total, _ = tx.update(grads, tx.init(None), values=VALUES)
         return sum(jnp.sum(x**2) for x in jax.tree.leaves(total))
 

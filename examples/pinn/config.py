@@ -110,7 +110,7 @@ class Config:
             require(self, "scale_control", has_loss, other)
 
     def unused(self) -> list[str]:
-        """Options that were chosen and that nothing looks at, and what they need."""
+        """Options that were set and have no effect, and what they need."""
         has_stablegrad = self.scale_control.startswith("stablegrad")
         needs = {
             "group_by": ("--scale-control stablegrad", has_stablegrad),

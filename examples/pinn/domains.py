@@ -23,9 +23,9 @@ Predicate = Callable[[jax.Array], jax.Array]
 Point = tuple[float, ...]
 
 TRIALS = 100_000
-"""Points that tell which share of a box, or of a boundary, is kept."""
+"""Points used to estimate the share of candidates that is kept."""
 STEP = 1e-4
-"""What is on both sides of a boundary is seen so far from it, over the extent."""
+"""How far from a boundary its two sides are tested, relative to the extent."""
 
 
 class Domain(abc.ABC):
@@ -63,8 +63,8 @@ class Domain(abc.ABC):
 def kept(candidates: Sampler, keep: Predicate) -> Sampler:
     """Those of the candidates that a predicate keeps, as many as are asked for.
 
-    It draws so many candidates at once that too few are kept once in 10^9 times, and
-    then returns some of them twice.
+    Enough candidates are drawn at once that a shortage is six standard deviations away;
+    in that case some points are returned twice.
 
     Raises:
       ValueError: if none of many candidates is kept.

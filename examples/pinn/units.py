@@ -14,15 +14,15 @@ Scale = tuple[float, float]
 """An offset and a unit: the field is offset + unit times the network's output."""
 
 POINTS = 1024
-"""Points at which conditions are asked what they prescribe."""
+"""Random points at which the conditions are evaluated."""
 CLOSE = 0.1
 """Values that differ by less from their middle, relative to it, are close together."""
 EQUAL = 1e-3
-"""Those that differ by less do not tell a unit."""
+"""Values that differ by less are equal, and the unit is their magnitude."""
 
 
 def of_fields(problem: Problem) -> dict[str, Scale]:
-    """Those that a problem names, and those of what its conditions prescribe."""
+    """The scales that a problem gives, and for other fields those of prescribed values."""
     with jax.ensure_compile_time_eval():
         found = {name: of_values(prescribed(problem, name)) for name in problem.fields}
     return found | dict(problem.scales)
@@ -34,9 +34,9 @@ def of_coefficients(problem: Problem) -> dict[str, float]:
 
 
 def of_values(values: np.ndarray) -> Scale:
-    """The largest size is the unit; values close together are seen from their middle.
+    """The unit is the largest magnitude; values close together get their middle as offset.
 
-    Rounded, since they are found at random points.
+    Both are rounded, since the values are those of random points.
     """
     if not len(values):
         return 0.0, 1.0
@@ -88,7 +88,7 @@ def _residual(
 
 
 def describe(scales: dict[str, Scale]) -> str | None:
-    """What is not 0 and 1, in one line; None if all are."""
+    """The scales that differ from (0, 1), in one line; None if there are none."""
     found = [
         f"{name} = {f'{offset:g} + ' if offset else ''}{unit:g} × output"
         for name, (offset, unit) in scales.items()
