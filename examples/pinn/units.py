@@ -22,7 +22,7 @@ EQUAL = 1e-3
 
 
 def of_fields(problem: Problem) -> dict[str, Scale]:
-    """The scales that a problem gives, and for other fields those of prescribed values."""
+    """The scales that a problem gives, and those of prescribed values for the rest."""
     with jax.ensure_compile_time_eval():
         found = {name: of_values(prescribed(problem, name)) for name in problem.fields}
     return found | dict(problem.scales)
@@ -34,7 +34,7 @@ def of_coefficients(problem: Problem) -> dict[str, float]:
 
 
 def of_values(values: np.ndarray) -> Scale:
-    """The unit is the largest magnitude; values close together get their middle as offset.
+    """The largest magnitude is the unit; the middle of close values is their offset.
 
     Both are rounded, since the values are those of random points.
     """
