@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from rich.table import Table
 
 import stablegrad_optax as sg
 from benchmarks import common
+from benchmarks.loss_terms.figure import label
 from benchmarks.loss_terms.methods import METHODS, OPTIMIZERS, RESIDUAL, VARIANTS
 from benchmarks.pinnacle import reference
 from examples.common import optimizers
@@ -85,6 +86,12 @@ LONG = {
 }
 """Longer runs, for an accelerator."""
 EVERY = CASES | LONG
+SETTINGS = [
+    {"decay": decay, "power": power}
+    for decay in (0.0, 0.9, 0.99, 0.999)
+    for power in (0.0, 0.25, 0.5, 1.0)
+]
+"""Other settings of our rule."""
 TEST_POINTS = 2048
 """At which terms are compared with those of a constant."""
 
@@ -115,6 +122,12 @@ class Options(common.Options):
     reference: Path | None = None
     """Folder of PINNacle's reference data; without it its problems are left out."""
 
+    def of_method(self, method: str) -> list[dict[str, float]]:
+        """The options that a method is run with, side by side."""
+        if method == "weight":
+            return [{"weight": weight} for weight in self.weights]
+        return SETTINGS if method == "settings" else [{}]
+
 
 def results(
     case: Case,
@@ -122,15 +135,15 @@ def results(
     method: str,
     initialization: str,
     rates: Sequence[float],
-    weights: Sequence[float],
+    of_method: Sequence[Mapping[str, float]],
     seeds: int,
 ) -> dict[str, np.ndarray]:
-    """Trains all rates, weights and seeds side by side, in one program.
+    """Trains all rates, options and seeds side by side, in one program.
 
     Returns:
       "errors", the relative L2 error at the end of the field with the largest; and
       "unsatisfied", the largest of the terms over what they are for the best constant
-      field. Shape (rates times weights, seeds).
+      field. Shape (rates times options, seeds).
     """
     settings = dataclasses.asdict(case) | {"initialization": initialization}
     del settings["rate"]
@@ -139,13 +152,14 @@ def results(
     terms = RESIDUAL, *(c.name for c in objective.problem.conditions)
     constant = trivial.of_best_constant(objective)
 
-    def train(lr, weight, seed):
+    def train(lr, options, seed):
         schedule = optax.cosine_decay_schedule(lr, case.steps)
         optimizer = optimizers.base(base, schedule, stack_axis)
         if method in OPTIMIZERS:
             tx = OPTIMIZERS[method](terms, optimizer, schedule)
         else:
-            tx = optax.chain((METHODS | VARIANTS)[method](terms, case.steps), optimizer)
+            one_gradient = (METHODS | VARIANTS)[method](terms, case.steps, **options)
+            tx = optax.chain(one_gradient, optimizer)
         key = jax.random.key(1000 + seed)
 
         def step(i, carry):
@@ -155,9 +169,7 @@ def results(
                 lambda params: objective.terms(params, points)[0]
             )
             values, grads = losses(params)
-            updates, state = tx.update(
-                grads, state, params, values=values, weight=weight
-            )
+            updates, state = tx.update(grads, state, params, values=values)
             return optax.apply_updates(params, updates), state
 
         params = initial_params(config, jax.random.key(seed))
@@ -171,8 +183,8 @@ def results(
             "unsatisfied": jnp.max(jnp.stack(shares)),
         }
 
-    product = itertools.product(rates, weights, range(seeds))
-    columns = [jnp.asarray(x) for x in zip(*product, strict=True)]
+    columns = list(itertools.product(rates, of_method, range(seeds)))
+    columns = jax.tree.map(lambda *x: jnp.asarray(x), *columns)
     with jax.default_matmul_precision("highest"):
         found = jax.device_get(jax.jit(jax.vmap(train))(*columns))
     return {name: np.reshape(x, (-1, seeds)) for name, x in found.items()}
@@ -200,22 +212,20 @@ def main(options: Options) -> None:
     for method, (name, case), base in track(product, "training"):
         if method == "MultiAdam" and base != "adam":
             continue
-        is_fixed = method == "weight"
         rates = options.rates or (case.rate / (3 if base == "adam" else 1),)
-        weights = options.weights if is_fixed else (1.0,)
+        of_method = options.of_method(method)
         key = {
             "case": name, "base": base, "method": method, "steps": case.steps,
             "initialization": options.initialization,
         }  # fmt: skip
         keys = [
-            key | {"lr": lr} | ({"weight": weight} if is_fixed else {})
-            for lr, weight in itertools.product(rates, weights)
+            key | {"lr": lr} | more for lr, more in itertools.product(rates, of_method)
         ]
         others = [run for run in runs if key_of(run) not in keys]
         made = [run for run in runs if len(run["errors"]) == options.seeds]
         if all(key in map(key_of, made) for key in keys):
             continue
-        start = options.initialization, rates, weights, options.seeds
+        start = options.initialization, rates, of_method, options.seeds
         found = results(case, base, method, *start)
         for i, key in enumerate(keys):
             others.append(key | {name: _jsonable(x[i]) for name, x in found.items()})
@@ -238,12 +248,11 @@ def _jsonable(values: np.ndarray) -> list[float | None]:
 
 def table(runs: list[dict[str, Any]]) -> Table:
     """Errors of the seeds in order, lowest first."""
-    shown = Table("case", "base", "method", "weight", "lr", "relative L2 errors")
+    shown = Table("case", "base", "method", "lr", "relative L2 errors")
     for run in runs:
         numbers = sorted(np.inf if x is None else x for x in run["errors"])
-        weight = f"{run['weight']:g}" if "weight" in run else ""
         lr, reached = f"{run['lr']:g}", " ".join(f"{x:.2g}" for x in numbers)
-        shown.add_row(run["case"], run["base"], run["method"], weight, lr, reached)
+        shown.add_row(run["case"], run["base"], label(run), lr, reached)
     return shown
 
 

@@ -102,10 +102,9 @@ def weights(records: Records, out: Path, base: str = "muon") -> None:
 
 
 def label(run: dict[str, Any]) -> str:
-    """The method of a run, as a row of a figure."""
-    if run["method"] != "weight":
-        return run["method"]
-    return f"weight {run['weight']:,g}"
+    """The method of a run, or its options, as a row of a figure."""
+    options = [x for x in ("weight", "decay", "power") if x in run]
+    return ", ".join(f"{x} {run[x]:,g}" for x in options) or run["method"]
 
 
 def by_case(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:

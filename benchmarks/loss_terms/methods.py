@@ -1,8 +1,7 @@
 """Methods that make one gradient of those of a loss's terms: ours and others.
 
-A method makes an optax transformation for some terms and a number of steps. Its update
-takes the gradients by name, their `values`, and the `weight` of the conditions, which
-only "weight" looks at.
+A method makes an optax transformation for some terms and a number of steps; some have
+options. Its update takes the gradients by name and their `values`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from examples.pinn.step import balanced
 RESIDUAL = "residual"
 """The term that is not a condition."""
 
-Method = Callable[[Sequence[str], int], optax.GradientTransformationExtraArgs]
+Method = Callable[..., optax.GradientTransformationExtraArgs]
 Weights = Mapping[str, jax.Array | float]
 
 
@@ -42,10 +41,10 @@ def weighted(
             start = jnp.zeros(()) if debias else jnp.ones(())
             return {"weights": dict.fromkeys(terms, start), "step": jnp.int32(0)}
 
-        def update_fn(grads, state, params=None, *, weight=1.0, **extra_args):
+        def update_fn(grads, state, params=None, **extra_args):
             del params, extra_args
             is_due = state["step"] % every == 0
-            new = weights_of(grads, weight=weight)
+            new = weights_of(grads)
             weights = {
                 name: jnp.where(is_due, decay * old + (1 - decay) * new[name], old)
                 for name, old in state["weights"].items()
@@ -68,9 +67,10 @@ def weighted_sum(grads: Mapping[str, Any], weights: Weights) -> Any:
     return jax.tree.map(lambda *leaves: sum(leaves), *scaled)
 
 
-def fixed(grads: Mapping[str, Any], weight: jax.Array) -> Weights:
+def fixed(terms, steps, weight: jax.Array | float):
     """1 for the residual and `weight` for each condition."""
-    return {name: 1.0 if name == RESIDUAL else weight for name in grads}
+    weights = {name: 1.0 if name == RESIDUAL else weight for name in terms}
+    return weighted(lambda grads: weights)(terms, steps)
 
 
 def over(x: jax.Array | float, scale: jax.Array) -> jax.Array:
@@ -78,25 +78,25 @@ def over(x: jax.Array | float, scale: jax.Array) -> jax.Array:
     return jnp.where(scale == 0, 0, x / jnp.where(scale == 0, 1, scale))
 
 
-def equal_scales(grads: Mapping[str, Any], **_: Any) -> Weights:
+def equal_scales(grads: Mapping[str, Any]) -> Weights:
     """What `sg.balance_terms` did in release 0.1: each term over its own scale."""
     return {name: over(1, scale) for name, scale in sg.term_scales(grads).items()}
 
 
-def gradient_norms(grads: Mapping[str, Any], **_: Any) -> Weights:
+def gradient_norms(grads: Mapping[str, Any]) -> Weights:
     """Wang, Sankaran, Wang, Perdikaris 2023 (2308.08468): Σ_j |g_j| / |g_k|."""
     scales = sg.term_scales(grads)
     total = sum(scales.values())
     return {name: over(total, scale) for name, scale in scales.items()}
 
 
-def dynamic_norms(grads: Mapping[str, Any], **_: Any) -> Weights:
+def dynamic_norms(grads: Mapping[str, Any]) -> Weights:
     """DN-PINN, Deguchi and Asai 2023: |g_residual| / |g_k|, with a bias correction."""
     scales = sg.term_scales(grads)
     return {name: over(scales[RESIDUAL], scale) for name, scale in scales.items()}
 
 
-def annealed(grads: Mapping[str, Any], **_: Any) -> Weights:
+def annealed(grads: Mapping[str, Any]) -> Weights:
     """Wang, Teng, Perdikaris 2021 (2001.04536): max |g_residual| / mean |g_k|."""
     sizes = {name: jnp.abs(ravel_pytree(grad)[0]) for name, grad in grads.items()}
     largest = jnp.max(sizes[RESIDUAL])
@@ -104,7 +104,7 @@ def annealed(grads: Mapping[str, Any], **_: Any) -> Weights:
     return weights | {RESIDUAL: 1.0}
 
 
-def config(grads: Mapping[str, Any], **_: Any) -> Weights:
+def config(grads: Mapping[str, Any]) -> Weights:
     """ConFIG, Liu, Chu, Thuerey 2024 (2408.11104), as weights of the gradients.
 
     The direction g has the same cosine with all of them: with unit vectors u_k and
@@ -122,7 +122,7 @@ def config(grads: Mapping[str, Any], **_: Any) -> Weights:
 METHODS: dict[str, Method] = {
     "balanced": lambda terms, steps: balanced(terms, None, steps),
     "equal scales (0.1)": weighted(equal_scales),
-    "weight": weighted(fixed),
+    "weight": fixed,
     "gradient norms": weighted(gradient_norms, decay=0.9, every=100),
     "DN-PINN": weighted(dynamic_norms, decay=0.99, every=10, debias=True),
     "annealing": weighted(annealed, decay=0.1, every=10),
@@ -180,15 +180,6 @@ schedule to another one."""
 # --- Variants of our rule ---
 
 
-def settings(**options: Any) -> Method:
-    """Balanced terms with other options, at full strength to the end."""
-    return lambda terms, steps: sg.balance_terms(terms, **options)
-
-
-DECAYS = (0.0, 0.9, 0.99, 0.999)
-POWERS = (0.0, 0.25, 0.5, 1.0)
-
-
 def remembered(average: Callable[..., Any], start: float = 0.0) -> Method:
     """Balanced terms with another memory, at the default decay and power.
 
@@ -239,12 +230,8 @@ def largest_at_first(scales, memory, step):
 
 
 VARIANTS: dict[str, Method] = {
-    "full strength": settings(),
-    **{
-        f"decay {decay:g}, power {power:g}": settings(decay=decay, power=power)
-        for decay in DECAYS
-        for power in POWERS
-    },
+    "full strength": lambda terms, steps: sg.balance_terms(terms),
+    "settings": lambda terms, steps, **options: balanced(terms, None, steps, **options),
     "mean of squares": running_mean(jnp.square, jnp.sqrt),
     "mean of log": running_mean(jnp.log, jnp.exp),
     "mean": running_mean(lambda s: s, lambda s: s),

@@ -62,8 +62,10 @@ class Config:
     """To zero by a cosine, times 0.9 every 1,000 steps, or constant."""
     steps: int = 5000
     """Steps of the base optimizer."""
+    gauss_newton_steps: int = 0
+    """Steps of Gauss-Newton after them: slower by far, and to more digits."""
     lbfgs_steps: int = 0
-    """Steps of L-BFGS after them, on fixed points."""
+    """Steps of L-BFGS after these, on fixed points."""
     seeds: int = 3
     """Initial weights and sequences of points; the same for every method."""
     interior_points: int = 512
@@ -94,9 +96,9 @@ class Config:
         self.find_problem()
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, int):
-                least = 0 if name in ("steps", "lbfgs_steps", "resume") else 1
+                least = 0 if name.endswith("steps") or name == "resume" else 1
                 require(self, name, value >= least, f"at least {least}")
-        require(self, "steps", self.steps + self.lbfgs_steps > 0, "at least 1")
+        require(self, "steps", self.all_steps > 0, "at least 1")
         rates = self.lr and all(0 < rate < math.inf for rate in self.lr)
         require(self, "lr", rates, "one positive, finite number or more")
         require(self, "lr", len(set(self.lr)) == len(self.lr), "different numbers")
@@ -108,6 +110,11 @@ class Config:
             has_loss = self.scale_control != "stablegrad-prediction"
             other = "another unless --terms weighted: its reference is that of one loss"
             require(self, "scale_control", has_loss, other)
+
+    @property
+    def all_steps(self) -> int:
+        """Those of all optimizers."""
+        return self.steps + self.gauss_newton_steps + self.lbfgs_steps
 
     def unused(self) -> list[str]:
         """Options that were set and have no effect, and what they need."""

@@ -206,8 +206,9 @@ def _curves(config: Config, history: History):
         ax.set(ylabel=labels[key])
         if key == SCORE:
             ax.set(ylim=(None, min(ax.get_ylim()[1], HIGHEST)))
-        if config.lbfgs_steps:
-            ax.axvline(config.steps, color="black", linestyle=":", label="L-BFGS")
+        if config.all_steps > config.steps:
+            label = "Gauss-Newton" if config.gauss_newton_steps else "L-BFGS"
+            ax.axvline(config.steps, color="black", linestyle=":", label=label)
     axes[-1].legend(title="median; thin: seeds")
     return figure
 

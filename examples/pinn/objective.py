@@ -12,7 +12,7 @@ from examples.common.runs import RunError
 from examples.pinn import operators, units
 from examples.pinn.config import Config
 from examples.pinn.network import DeepNetwork
-from examples.pinn.problems.problem import names_taken
+from examples.pinn.problems.problem import Condition, names_taken
 
 INITIALIZERS: dict[str, Callable[[operators.Activation], Any]] = {
     "glorot": lambda activation: jax.nn.initializers.glorot_normal(),
@@ -135,6 +135,24 @@ class Objective:
             found[part.name] = operators.in_blocks(apply, at, self.block)
         return found
 
+    def residuals(
+        self,
+        part: Condition,
+        predictions: Mapping[str, jax.Array],
+        points: jax.Array,
+        unknowns: Mapping[str, jax.Array],
+    ) -> dict[str, list[jax.Array]]:
+        """What should be zero at the points of a part, by the term that it counts in.
+
+        Shape (n,) for n points, (n / 2,) for pairs, or () for a value of all points.
+        """
+        known = {**predictions, **unknowns}
+        taken = {name: known[name] for name in names_taken(part.residual)}
+        zero = part.residual(points, **taken)
+        if part.name == RESIDUAL and self.problem.split_residuals:
+            return {f"{RESIDUAL} {name}": [x] for name, x in zero.items()}
+        return {part.name: jax.tree.leaves(zero)}
+
     def losses(
         self,
         predictions: Mapping[str, Any],
@@ -144,14 +162,10 @@ class Objective:
         """The mean square of each term, without weights."""
         losses: dict[str, Any] = {}
         for part in self.parts:
-            known = {**predictions[part.name], **unknowns}
-            taken = {name: known[name] for name in names_taken(part.residual)}
-            zero = part.residual(points[part.name], **taken)
-            squares = jax.tree.map(lambda x: jnp.mean(x**2), zero)
-            if part.name == RESIDUAL and self.problem.split_residuals:
-                losses |= {f"{RESIDUAL} {name}": x for name, x in squares.items()}
-            else:
-                losses[part.name] = sum(jax.tree.leaves(squares))
+            of_part = predictions[part.name], points[part.name]
+            residuals = self.residuals(part, *of_part, unknowns)
+            for term, found in residuals.items():
+                losses[term] = sum(jnp.mean(x**2) for x in found)
         return losses
 
     def unknowns(self, params: Any) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""What a step of training does: a first-order optimizer, and L-BFGS after it."""
+"""What a step of training does: a first-order optimizer, then one of second order."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ import optax
 
 import stablegrad_optax as sg
 from examples.common import optimizers
+from examples.pinn import gauss_newton
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
 from examples.pinn.objective import UNKNOWNS, Objective, weighted_sum
@@ -21,7 +22,7 @@ class Found(NamedTuple):
     gradient: Any
     """What the base optimizer and its scale control were given."""
     losses: dict[str, jax.Array]
-    """The mean square of each term, without weights; none from L-BFGS."""
+    """The mean square of each term, without weights; none at second order."""
     term_grads: dict[str, Any]
     term_weights: dict[str, jax.Array]
     """By what the gradients of the terms were multiplied."""
@@ -30,6 +31,7 @@ class Found(NamedTuple):
 class Phase(NamedTuple):
     """Training by one optimizer, from step `first` to step `end` of the run."""
 
+    optimizer: str
     first: int
     end: int
     start: Callable[..., Any]
@@ -41,21 +43,25 @@ class Phase(NamedTuple):
 
 def phases_of(objective: Objective) -> list[Phase]:
     """The phases of a run that have steps."""
-    both = first_order(objective), lbfgs(objective)
-    return [phase for phase in both if phase.end > phase.first]
+    all_three = first_order(objective), second_order(objective), lbfgs(objective)
+    return [phase for phase in all_three if phase.end > phase.first]
 
 
 def balanced(
-    terms: Sequence[str], weights: Mapping[str, float] | None, steps: int
+    terms: Sequence[str],
+    weights: Mapping[str, float] | None,
+    steps: int,
+    **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Balanced terms at full strength for half of the steps, and fading over the rest.
 
     Memory and pull keep a network from getting stuck; when it is where it should be,
-    equal scales of the terms are more accurate.
+    equal scales of the terms are more accurate. The options are those of
+    `sg.balance_terms`.
     """
     half = steps // 2
     strength = optax.linear_schedule(1.0, 0.0, steps - half, transition_begin=half)
-    return sg.balance_terms(terms, weights, strength=strength)
+    return sg.balance_terms(terms, weights, strength=strength, **options)
 
 
 def first_order(objective: Objective) -> Phase:
@@ -74,9 +80,7 @@ def first_order(objective: Objective) -> Phase:
         return optimizer(lr).init(params)
 
     def update(params, state, lr, seed, step):
-        key = jax.random.key(1000 + seed)
-        key = jax.random.fold_in(key, step if config.points == "resampled" else 0)
-        points = objective.sample(key, config.interior_points)
+        points = training_points(objective, seed, step)
         (losses, predictions), grads = sg.value_and_grad_of_terms(
             objective.terms, has_aux=True
         )(params, points)
@@ -100,30 +104,76 @@ def first_order(objective: Objective) -> Phase:
         found = Found(loss, weighted_sum(grads, used), losses, grads, used)
         return params, state, found
 
-    return Phase(0, config.steps, start, update)
+    return Phase(config.optimizer, 0, config.steps, start, update)
+
+
+def training_points(
+    objective: Objective, seed: jax.Array, step: jax.Array | int
+) -> dict[str, jax.Array]:
+    """The points of a step of the run, except for L-BFGS."""
+    config, key = objective.config, jax.random.key(1000 + seed)
+    key = jax.random.fold_in(key, step if config.points == "resampled" else 0)
+    return objective.sample(key, config.interior_points)
+
+
+def fixed_weights(
+    objective: Objective, params: Any, points: Mapping[str, jax.Array]
+) -> Mapping[str, Any]:
+    """Of the terms, for the optimizers that need a loss which stays the same.
+
+    Those of balanced terms make the scales of the gradients equal here.
+    """
+    weights = objective.weights
+    if objective.config.terms == "weighted":
+        return jax.tree.map(jnp.asarray, weights)
+    equal = sg.balance_terms(tuple(weights), weights, power=0, strength=0)
+    losses = sg.value_and_grad_of_terms(objective.terms, has_aux=True)
+    _, grads = losses(params, points)
+    return equal.update(grads, equal.init(params))[1].weights
+
+
+def second_order(objective: Objective) -> Phase:
+    """Gauss-Newton, on new points at each step and with fixed weights.
+
+    Its steps become smaller over the second half.
+    """
+    config = objective.config
+    first, end = config.steps, config.steps + config.gauss_newton_steps
+    half = (first + end) // 2
+    size = optax.linear_schedule(1.0, 0.0, end - half, transition_begin=half)
+
+    def start(params, lr, seed):
+        del lr
+        points = training_points(objective, seed, first)
+        return fixed_weights(objective, params, points), gauss_newton.init(params)
+
+    def update(params, state, lr, seed, step):
+        del lr
+        weights, state = state
+        points = training_points(objective, seed, step)
+        params, state, loss, gradient = gauss_newton.update(
+            objective, params, state, points, weights, size(step)
+        )
+        return params, (weights, state), Found(loss, gradient, {}, {}, {})
+
+    return Phase("Gauss-Newton", first, end, start, update)
 
 
 def lbfgs(objective: Objective) -> Phase:
-    """L-BFGS with a zoom line search, on fixed points and with fixed weights.
-
-    Balanced terms have the weights that make their scales equal at its start.
-    """
+    """L-BFGS with a zoom line search, on fixed points and with fixed weights."""
     config, tx = objective.config, optax.lbfgs()
+    first = config.steps + config.gauss_newton_steps
 
     def fixed_points(seed):
         return objective.sample(jax.random.key(2000 + seed), config.lbfgs_points)
 
     def start(params, lr, seed):
         del lr
-        weights = objective.weights
-        if config.terms == "balanced":
-            equal = sg.balance_terms(tuple(weights), weights, power=0, strength=0)
-            losses = sg.value_and_grad_of_terms(objective.terms, has_aux=True)
-            _, grads = losses(params, fixed_points(seed))
-            weights = equal.update(grads, equal.init(params))[1].weights
+        weights = fixed_weights(objective, params, fixed_points(seed))
         return weights, tx.init(params)
 
     def update(params, state, lr, seed, step):
+        del lr, step
         weights, state = state
         points = fixed_points(seed)
 
@@ -137,8 +187,7 @@ def lbfgs(objective: Objective) -> Phase:
         params = optax.apply_updates(params, updates)
         return params, (weights, state), Found(value, grads, {}, {}, {})
 
-    end = config.steps + config.lbfgs_steps
-    return Phase(config.steps, end, start, update)
+    return Phase("L-BFGS", first, first + config.lbfgs_steps, start, update)
 
 
 def optimizer_of(

@@ -81,7 +81,7 @@ def describe(objective: Objective) -> str:
     points = f"{config.interior_points} points inside"
     if problem.conditions:
         points += f", {config.condition_points} on each condition"
-    steps = f"{config.steps + config.lbfgs_steps} steps"
+    steps = f"{config.all_steps} steps"
     columns = f"learning rates {', '.join(f'{lr:g}' for lr in config.lr)}"
     if len(config.lr) == 1:
         columns = f"learning rate {config.lr[0]:g}"
@@ -128,10 +128,11 @@ def _advance(
             # Waits until the steps are done.
             report = jax.device_get(report)
             report = jax.tree.map(functools.partial(_by_rate, config), report)
-            running += time.perf_counter() - start
-            if before == first:
-                left = (phases[-1].end - step) / (step - before) * running
-                bar.console.print(f"{run.name}: {_duration(left)} to go.")
+            seconds = time.perf_counter() - start
+            running += seconds
+            if before in (first, phase.first):
+                left = _duration((phase.end - step) / (step - before) * seconds)
+                bar.console.print(f"{run.name}: {left} to go with {phase.optimizer}.")
             stopped_at = _by_rate(config, columns.stopped_at)
             for rate, seed in np.argwhere(stopped_at >= before):
                 bar.console.print(

@@ -1,0 +1,146 @@
+"""Gauss-Newton steps: the residuals are linearised and made zero by least squares.
+
+With r the residuals at the points of a step, each times the root of its weight in the
+loss |r|², J their Jacobian and φ the last step,
+
+    step = μ φ - Jᵀ (J Jᵀ + λ κ)⁻¹ (r + μ J φ),   κ the mean of the diagonal of J Jᵀ.
+
+The matrix has a row for each residual, of which there are fewer than parameters. The
+points are drawn anew at each step; by the momentum μ, as in SPRING (Goldshlager,
+Abrahamsen, Lin 2024, arXiv 2401.10190), a step keeps what earlier points asked for.
+Without it this is energy natural gradient descent (Müller, Zeinhofer 2023, arXiv
+2302.13163) by Woodbury's identity (Guzmán-Cordero et al. 2025, arXiv 2505.12149). The
+damping λ is Marquardt's: it depends on how well the linear residuals foretell the loss.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from examples.pinn.objective import UNKNOWNS, Objective
+from examples.pinn.problems.problem import Condition, names_taken
+
+MOMENTUM = 0.95
+FIRST_DAMPING = 1e-3
+LEAST_DAMPING = {"float32": 1e-5, "float64": 1e-6}
+"""With less a step fits the residuals of its points and not those between them."""
+
+
+class State(NamedTuple):
+    """What is kept between two steps."""
+
+    damping: jax.Array
+    last: jax.Array
+    """The step before, of all parameters in one vector."""
+
+
+def init(params: Any) -> State:
+    flat, _ = ravel_pytree(params)
+    return State(jnp.asarray(FIRST_DAMPING, flat.dtype), jnp.zeros_like(flat))
+
+
+def update(
+    objective: Objective,
+    params: Any,
+    state: State,
+    points: Mapping[str, jax.Array],
+    weights: Mapping[str, Any],
+    size: jax.Array,
+) -> tuple[Any, State, jax.Array, Any]:
+    """One step, times `size`; none where it would make the loss at its points larger.
+
+    Returns:
+      New params and state, and the loss and its gradient before the step.
+    """
+    flat, unravel = ravel_pytree(params)
+    residuals, jacobian = linearized(objective, params, points, weights)
+    kernel = jacobian @ jacobian.T
+    damping = state.damping * jnp.trace(kernel) / len(kernel)
+    damped = kernel + damping * jnp.eye(len(kernel), dtype=kernel.dtype)
+    carried = MOMENTUM * state.last
+    target = residuals + jacobian @ carried
+    solution = jax.scipy.linalg.solve(damped, target, assume_a="pos")
+    step = size * (carried - jacobian.T @ solution)
+
+    loss, foretold = (jnp.sum(x**2) for x in (residuals, residuals + jacobian @ step))
+    losses, _ = objective.terms(unravel(flat + step), points)
+    gain = loss - sum(weights[name] * x for name, x in losses.items())
+    is_better = gain > 0
+    share = gain / (loss - foretold)
+    factor = jnp.select([~is_better, share < 0.25, share > 0.75], [4, 2, 1 / 3], 1)
+    least = LEAST_DAMPING[flat.dtype.name]
+    state = State(
+        jnp.clip(state.damping * factor, least, 1).astype(flat.dtype),
+        jnp.where(is_better, step, 0),
+    )
+    gradient = unravel(2 * jacobian.T @ residuals)
+    return unravel(flat + state.last), state, loss, gradient
+
+
+def linearized(
+    objective: Objective,
+    params: Any,
+    points: Mapping[str, jax.Array],
+    weights: Mapping[str, Any],
+) -> tuple[jax.Array, jax.Array]:
+    """All residuals, times the root of their weight in the loss, and their Jacobian.
+
+    Shapes (rows,) and (rows, parameters).
+    """
+    found = []
+    for part in objective.parts:
+        for name, values, rows in _of_part(objective, part, params, points[part.name]):
+            root = jnp.sqrt(weights[name] / len(values)).astype(values.dtype)
+            found.append((root * values, root * rows))
+    values, rows = zip(*found, strict=True)
+    return jnp.concatenate(values), jnp.concatenate(rows)
+
+
+def _of_part(objective: Objective, part: Condition, params: Any, points: jax.Array):
+    """For each residual of a part: its term, values (m,), and Jacobian (m, parameters).
+
+    A residual has a value for each of n points, for each pair, or one for all of them.
+    Value i depends on the predictions at the points i, i + m, i + 2 m, ..., so its row
+    is the sum of the gradients at these points. A residual that makes other use of many
+    points has the wrong rows: its steps are then worse, or refused.
+    """
+    sweep = objective.sweep.only(names_taken(part.residual))
+    trained = {UNKNOWNS: params[UNKNOWNS]} if UNKNOWNS in params else {}
+
+    def predict(params, points):
+        return objective.network.apply(params, points, sweep=sweep)
+
+    def residuals(predictions, trained):
+        unknowns = objective.unknowns(trained)
+        found = objective.residuals(part, predictions, points, unknowns)
+        return jax.tree.map(jnp.atleast_1d, found)
+
+    def gradient_at(point, slopes):
+        """Of one point's predictions, times what the residual makes of them."""
+
+        def weighted(params):
+            at = predict(params, point[None])
+            return sum(a * at[name][0] for name, a in slopes.items())
+
+        return jax.grad(weighted)(params)
+
+    predictions = predict(params, points)
+    values, pull_back = jax.vjp(lambda x: residuals(x, trained), predictions)
+    of_trained = jax.tree.map(lambda x: {}, values)
+    if trained:
+        of_trained = jax.jacfwd(lambda x: residuals(predictions, x))(trained)
+    for term, i in ((term, i) for term, xs in values.items() for i in range(len(xs))):
+        m = len(values[term][i])
+        only = jax.tree.map(jnp.zeros_like, values)
+        only[term][i] = jnp.ones_like(values[term][i])
+        (slopes,) = pull_back(only)
+        gradients = jax.tree.map(
+            lambda x, m=m: x.reshape(-1, m, *x.shape[1:]).sum(axis=0),
+            jax.vmap(gradient_at)(points, slopes),
+        )
+        gradients |= of_trained[term][i]
+        rows = jax.vmap(lambda tree: ravel_pytree(tree)[0])(gradients)
+        yield term, values[term][i], rows
