@@ -49,7 +49,7 @@ def results(tx, steps):
     state = tx.init(gradients()["residual"])
     update = jax.jit(tx.update)
     for step in range(steps):
-        total, state = update(gradients(step), state, values=VALUES, weight=WEIGHT)
+        total, state = update(gradients(step), state, values=VALUES)
         found.append(flat(total))
     return found
 
@@ -76,8 +76,9 @@ def gradient_norms(grads):
     ],
 )
 def test_weights_follow_the_paper(method, decay, every, weights_of):
-    weights = np.ones(3)
-    for step, total in enumerate(results(METHODS[method](TERMS, 9), every + 1)):
+    options = {"weight": WEIGHT} if method == "weight" else {}
+    tx, weights = METHODS[method](TERMS, 9, **options), np.ones(3)
+    for step, total in enumerate(results(tx, every + 1)):
         if step % every == 0:
             new = np.asarray(weights_of(rows(step)))
             weights = decay * weights + (1 - decay) * new
@@ -86,6 +87,8 @@ def test_weights_follow_the_paper(method, decay, every, weights_of):
 
 def test_balanced_is_the_library_and_fades_over_the_second_half():
     totals = list(results(METHODS["balanced"](TERMS, 4), 5))
+    default = VARIANTS["settings"](TERMS, 4, decay=0.99, power=0.5)
+    np.testing.assert_array_equal(totals, results(default, 5))
     for step, total in enumerate(results(sg.balance_terms(TERMS), 5)):
         assert np.allclose(totals[step], total, rtol=1e-5) == (step <= 2)
     scales = np.sqrt(np.mean(rows(4) ** 2, axis=1))

@@ -1,7 +1,9 @@
-"""Gauss-Newton steps: the Jacobian, the step's formula, what a step may do."""
+"""Gauss-Newton steps: the Jacobian, the formula of a step, what a step may do."""
 
+import functools
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,9 @@ from jax.flatten_util import ravel_pytree
 from examples.pinn import gauss_newton
 from examples.pinn.config import Config
 from examples.pinn.objective import Objective, initial_params
+from examples.pinn.step import phases_of
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = {"depth": 2, "width": 4, "interior_points": 6, "condition_points": 4}
 
 INTEGRAL = """
@@ -79,3 +83,68 @@ def test_the_rows_are_gradients_of_the_residuals(problem, tmp_path):
     assert rows.shape == (len(values), len(flat))
     size = np.abs(expected).max()
     np.testing.assert_allclose(rows, expected, rtol=1e-3, atol=1e-5 * size)
+
+
+@pytest.mark.parametrize("size", [1.0, 0.5])
+def test_a_step_solves_the_damped_normal_equations(size, tmp_path):
+    """(Jᵀ J + λ κ) step = λ κ μ φ - Jᵀ r, which has the same solution."""
+    objective = objective_of("poisson1d", tmp_path)
+    params, points, weights = start(objective)
+    values, rows = gauss_newton.linearized(objective, params, points, weights)
+    flat, _ = ravel_pytree(params)
+    last = 1e-3 * jnp.cos(jnp.arange(len(flat)))
+    state = gauss_newton.State(jnp.float32(1.0), last)
+    jitted = jax.jit(functools.partial(gauss_newton.update, objective))
+    new, state, loss, gradient = jitted(params, state, points, weights, size)
+
+    r, jacobian = np.asarray(values, float), np.asarray(rows, float)
+    carried = gauss_newton.MOMENTUM * np.asarray(last, float)
+    damping = np.mean(np.sum(jacobian**2, axis=1))
+    normal = jacobian.T @ jacobian + damping * np.eye(len(flat))
+    step = np.linalg.solve(normal, damping * carried - jacobian.T @ r)
+    found = np.asarray(ravel_pytree(new)[0] - flat)
+    np.testing.assert_allclose(found, size * step, rtol=1e-2, atol=1e-4)
+    np.testing.assert_allclose(state.last, found, atol=1e-6)
+    np.testing.assert_allclose(loss, np.sum(r**2), rtol=1e-5)
+    expected = 2 * jacobian.T @ r
+    np.testing.assert_allclose(
+        ravel_pytree(gradient)[0], expected, rtol=1e-4, atol=1e-5 * abs(expected).max()
+    )
+
+
+def test_a_step_that_would_raise_the_loss_is_refused(tmp_path):
+    objective = objective_of("poisson1d", tmp_path)
+    params, points, weights = start(objective)
+    flat, _ = ravel_pytree(params)
+    far = gauss_newton.State(jnp.float32(1e-2), 1e3 * jnp.ones_like(flat))
+    update = jax.jit(functools.partial(gauss_newton.update, objective))
+    new, state, *_ = update(params, far, points, weights, 1.0)
+    chex.assert_trees_all_equal(new, params)
+    np.testing.assert_allclose(state.damping, 4e-2)
+    assert not np.any(state.last)
+    # Without the momentum the next one is taken.
+    _, _, loss, _ = update(new, state, points, weights, 1.0)
+    after, *_ = update(new, state, points, weights, 1.0)
+    losses, _ = objective.terms(after, points)
+    assert sum(weights[name] * x for name, x in losses.items()) < loss
+
+
+def test_it_solves_in_few_steps():
+    """From the initial weights, with new points at each step."""
+    config = Config(
+        Path("unused"), problem="poisson1d", steps=0, gauss_newton_steps=60, depth=2,
+        width=16, interior_points=32, condition_points=2,
+    )  # fmt: skip
+    objective = Objective(config)
+    (phase,) = phases_of(objective)
+    params = initial_params(config, jax.random.key(0))
+
+    def step(i, carry):
+        params, state = carry
+        params, state, _ = phase.update(params, state, 0.0, 0, i)
+        return params, state
+
+    run = jax.jit(lambda carry: jax.lax.fori_loop(0, 60, step, carry)[0])
+    after = run((params, phase.start(params, 0.0, 0)))
+    assert objective.errors(params)["u"] > 0.5
+    assert objective.errors(after)["u"] < 0.01

@@ -24,12 +24,13 @@ from examples.pinn.problems import PROBLEMS
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 
-# Chunks end at 4, 6, 10 and 11, each of them with a checkpoint; L-BFGS begins at 6.
+# Chunks end at 4, 6, 9, 13 and 14, each of them with a checkpoint; Gauss-Newton begins
+# at 6 and L-BFGS at 9.
 SHORT = ["train", "--problem", "poisson1d", "--depth", 2, "--width", 4, "--seeds", 2]
 SHORT += ["--interior-points", 8, "--condition-points", 4, "--lbfgs-points", 8]
 SHORT += ["--steps", 6, "--chunk", 4, "--checkpoint-every", 3]
 SGD = [*SHORT, "--optimizer", "sgd", "--terms", "weighted"]
-LBFGS = [*SGD, "--lbfgs-steps", 5, "--lr", 1e-3, 1e30]
+THREE = [*SGD, "--gauss-newton-steps", 3, "--lbfgs-steps", 5, "--lr", 1e-3, 1e30]
 
 
 def main(*arguments):
@@ -38,9 +39,9 @@ def main(*arguments):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Two rates of two seeds, with L-BFGS; at the second rate nothing stays finite."""
+    """Two rates of two seeds by three optimizers; at the second nothing stays finite."""
     path = tmp_path_factory.mktemp("runs") / "sgd"
-    assert main(*LBFGS, "--out", path) == 0
+    assert main(*THREE, "--out", path) == 0
     return path
 
 
@@ -55,7 +56,7 @@ def test_what_a_run_records(finished):
     assert metrics["steps_per_second"] > 0 < metrics["compile_seconds"]
     assert np.shape(metrics["shares"]["residual"]) == (2, 2)
     history = list(Run(finished).history())
-    assert [entry["step"] for entry in history] == [4, 6, 10, 11]
+    assert [entry["step"] for entry in history] == [4, 6, 9, 13, 14]
     assert history[-1]["relative_l2"] == metrics["relative_l2"]
     for entry in history:
         assert np.shape(entry["layer_scales"]["params/hidden"]) == (2, 2, 1)
@@ -143,9 +144,9 @@ def test_interrupted_in_each_phase_and_between_them(finished, tmp_path, monkeypa
 
     monkeypatch.setattr(Recording, "save", save_and_interrupt)
     for _ in (4, 6, 10):
-        assert main(*LBFGS, "--out", out, "--resume") == 130
+        assert main(*THREE, "--out", out, "--resume") == 130
     monkeypatch.undo()
-    assert main(*LBFGS, "--out", out, "--resume") == 0
+    assert main(*THREE, "--out", out, "--resume") == 0
     assert_same_bytes(finished, out)
 
 
