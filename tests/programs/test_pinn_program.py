@@ -39,7 +39,7 @@ def main(*arguments):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Two rates of two seeds by three optimizers; at the second nothing stays finite."""
+    """Two rates of two seeds; at the second rate nothing stays finite."""
     path = tmp_path_factory.mktemp("runs") / "sgd"
     assert main(*THREE, "--out", path) == 0
     return path
