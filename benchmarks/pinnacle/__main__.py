@@ -54,6 +54,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ours": {"steps": 2000, "gauss_newton_steps": 300, "dtype": "float64"},
     "control": {
         "steps": 10_000,
+        "gauss_newton_steps": 0,
         "optimizer": "adam",
         "lr": (1e-3,),
         "schedule": "constant",

@@ -17,7 +17,12 @@ Optimizer = Literal["sgd", "adam", "lion", "muon"]
 Initialization = Literal["glorot", "critical", "variance-preserving"]
 Schedule = Literal["cosine", "exponential", "constant"]
 WEIGHT = 100.0
-OF_OLDER_RUNS = {"terms": "weighted", "initialization": "glorot", "units": "none"}
+OF_OLDER_RUNS = {
+    "terms": "weighted",
+    "initialization": "glorot",
+    "units": "none",
+    "gauss_newton_steps": 0,
+}
 """Settings of runs that were made before there was a choice."""
 SOURCE = "problem_sha256"
 """The setting that tells a file of the user's own, and its data, from others."""
@@ -60,17 +65,17 @@ class Config:
     """Learning rates, trained side by side."""
     schedule: Schedule = "cosine"
     """To zero by a cosine, times 0.9 every 1,000 steps, or constant."""
-    steps: int = 5000
+    steps: int = 3000
     """Steps of the base optimizer."""
-    gauss_newton_steps: int = 0
+    gauss_newton_steps: int = 100
     """Steps of Gauss-Newton after them: slower by far, and to more digits."""
     lbfgs_steps: int = 0
     """Steps of L-BFGS after these, on fixed points."""
     seeds: int = 3
     """Initial weights and sequences of points; the same for every method."""
-    interior_points: int = 512
+    interior_points: int = 256
     """Collocation points inside the domain."""
-    condition_points: int = 128
+    condition_points: int = 64
     """Points for each boundary or initial condition."""
     lbfgs_points: int = 4096
     """Collocation points inside the domain for L-BFGS."""

@@ -43,7 +43,7 @@ def demo(out: Path = Path("demo"), steps: int = 1000, seeds: int = 3) -> None:
       seeds: Initial weights and sequences of points; the same for every method.
     """
     common: dict[str, Any] = {"steps": steps, "seeds": seeds, "resume": True}
-    common["condition_points"] = 64
+    common["gauss_newton_steps"] = 0
     runs = {
         f"{problem}, {method}": case | options | {"problem": problem}
         for problem, case in CASES.items()

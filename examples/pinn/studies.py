@@ -12,7 +12,7 @@ import numpy as np
 
 from examples.common.comparison import Judge, Measure, Record
 from examples.common.optimizers import ScaleControl
-from examples.pinn.config import OF_OLDER_RUNS, Config
+from examples.pinn.config import OF_OLDER_RUNS, WEIGHT, Config
 
 SCORE = "relative_l2"
 """The key of the errors in metrics.json."""
@@ -42,7 +42,7 @@ def best_rate(scores: np.ndarray) -> int:
 
 # --- The sets ---
 
-StudyName = Literal["depth", "sgd", "muon", "helmholtz", "burgers"]
+StudyName = Literal["depth", "sgd", "muon", "helmholtz", "burgers", "symptoms"]
 Options = dict[str, dict[str, Any]]
 """The options of runs, by name."""
 ALL = get_args(ScaleControl)
@@ -132,12 +132,39 @@ def burgers() -> Options:
     return methods("adam", ALL, **common) | methods("muon", TWO, **common)
 
 
+def symptoms() -> Options:
+    """What goes wrong, and the same run with the cure: docs/troubleshooting.md."""
+    common = {"terms": "balanced", "initialization": "critical", "width": 50}
+    common |= {"lr": (5e-3,), "seeds": 3}
+    weighted = {"terms": "weighted", "condition_weight": 1.0}
+    heavy = weighted | {"problem": "reaction-diffusion", "condition_weight": 10_000.0}
+    wrong = {
+        "constant": heavy,
+        "flat": {"problem": "hot-plate", "units": "none"},
+        "size": weighted | {"problem": "wave-velocity"},
+        "noisy": {"problem": "poisson", "schedule": "constant"},
+        "diverges": {"problem": "poisson", "optimizer": "adam", "lr": (1.0,)},
+        "stays": {"problem": "lotka-volterra"},
+    }
+    cures: dict[str, dict[str, Any]] = {
+        "constant": {"terms": "balanced", "condition_weight": WEIGHT},
+        "flat": {"units": "automatic"},
+        "size": {"terms": "balanced", "condition_weight": WEIGHT},
+        "noisy": {"schedule": "cosine"},
+        "diverges": {"lr": (1e-3,)},
+        "stays": {"gauss_newton_steps": 100},
+    }
+    pairs = {name: common | options for name, options in wrong.items()}
+    return pairs | {f"{name}-cured": pairs[name] | x for name, x in cures.items()}
+
+
 STUDIES: dict[StudyName, tuple[tuple[int, ...], Options]] = {
     "depth": ((4, 8, 16, 32, 64, 128), depth()),
     "sgd": ((16, 64), sgd()),
     "muon": ((64,), settings_of_stablegrad()),
     "helmholtz": ((7,), helmholtz()),
     "burgers": ((16,), burgers()),
+    "symptoms": ((5,), symptoms()),
 }
 """The depths and runs of each study; depth, sgd and muon are of Poisson."""
 
@@ -161,6 +188,7 @@ def runs(
         "seeds": 5,
         "terms": "weighted",
         "initialization": "glorot",
+        "gauss_newton_steps": 0,
         "resume": True,
     }
     changed = {name: x for name, x in changes.items() if x is not None}

@@ -72,7 +72,7 @@ TINY = [
     "--seeds",
     "2",
 ]
-TINY += ["--condition-points", "4", "--steps", "4"]
+TINY += ["--condition-points", "4", "--steps", "4", "--gauss-newton-steps", "0"]
 
 
 def main(*arguments):

@@ -59,6 +59,7 @@ def run_in_units_of(unit, tmp_path, **options):
     file.write_text(FILE.format(unit=unit))
     small = {"depth": 1, "width": 8, "steps": 20, "seeds": 1, "interior_points": 8}
     small |= {"condition_points": 1, "optimizer": "adam", "lr": (1e-2,)}
+    small["gauss_newton_steps"] = 0
     out = tmp_path / f"{unit}-{len(options)}"
     train(Config(out, problem=str(file), **small, **options), Console(quiet=True))
     return Run(out)
