@@ -84,10 +84,11 @@ class Options(common.Options):
 
 
 def config_of(name: str, method: str, options: Options) -> Config:
-    case = dataclasses.asdict(CASES[name])
+    case: dict[str, Any] = dataclasses.asdict(CASES[name]) | SETTINGS[method]
     folder = options.runs / f"{name}-{method}".lower().replace(" ", "-")
-    common = {"seeds": options.seeds, "resume": True, "checkpoint_every": 100}
-    return Config(folder, **case, **SETTINGS[method], **common)
+    return Config(
+        folder, **case, seeds=options.seeds, checkpoint_every=100, resume=True
+    )
 
 
 def relative_errors(run: Run, config: Config) -> list[float | None]:

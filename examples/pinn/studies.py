@@ -134,11 +134,11 @@ def burgers() -> Options:
 
 def symptoms() -> Options:
     """What goes wrong, and the same run with the cure: docs/troubleshooting.md."""
-    common = {"terms": "balanced", "initialization": "critical", "width": 50}
-    common |= {"lr": (5e-3,), "seeds": 3}
-    weighted = {"terms": "weighted", "condition_weight": 1.0}
+    common: dict[str, Any] = {"terms": "balanced", "initialization": "critical"}
+    common |= {"width": 50, "lr": (5e-3,), "seeds": 3}
+    weighted: dict[str, Any] = {"terms": "weighted", "condition_weight": 1.0}
     heavy = weighted | {"problem": "reaction-diffusion", "condition_weight": 10_000.0}
-    wrong = {
+    wrong: Options = {
         "constant": heavy,
         "flat": {"problem": "hot-plate", "units": "none"},
         "size": weighted | {"problem": "wave-velocity"},
@@ -146,7 +146,7 @@ def symptoms() -> Options:
         "diverges": {"problem": "poisson", "optimizer": "adam", "lr": (1.0,)},
         "stays": {"problem": "lotka-volterra"},
     }
-    cures: dict[str, dict[str, Any]] = {
+    cures: Options = {
         "constant": {"terms": "balanced", "condition_weight": WEIGHT},
         "flat": {"units": "automatic"},
         "size": {"terms": "balanced", "condition_weight": WEIGHT},

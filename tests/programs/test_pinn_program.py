@@ -305,10 +305,8 @@ def test_demo_ends_with_the_first_method_that_fails(tmp_path, capsys, monkeypatc
 
 def test_lbfgs_holds_the_weights_that_make_scales_equal_at_its_start():
     small = {"depth": 1, "width": 4, "lbfgs_points": 8, "condition_points": 4}
-    small["gauss_newton_steps"] = 0
-    config = Config(
-        Path("unused"), problem="poisson1d", steps=0, lbfgs_steps=9, **small
-    )
+    small |= {"steps": 0, "gauss_newton_steps": 0, "lbfgs_steps": 9}
+    config = Config(Path("unused"), problem="poisson1d", **small)
     objective = Objective(config)
     (phase,) = training_step.phases_of(objective)
     points = objective.sample(jax.random.key(2000), 8)
