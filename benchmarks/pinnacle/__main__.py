@@ -3,12 +3,13 @@
 python -m benchmarks.pinnacle --reference FOLDER --runs FOLDER --out FILE.json
 
 FOLDER holds the published table and the reference data. Each problem is trained by
-examples.pinn with one setting; points, steps and the network's size are in CASES. The
-control is that of the paper: Adam, every weight 1. Runs that are finished are kept.
+examples.pinn with one setting, at the points of CASES. The control is that of the
+paper: Adam, every weight 1. Runs that are finished are kept.
 """
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -83,9 +84,9 @@ class Options(common.Options):
     """Initial weights and sequences of points."""
 
 
-def config_of(name: str, method: str, options: Options) -> Config:
-    case: dict[str, Any] = dataclasses.asdict(CASES[name]) | SETTINGS[method]
-    folder = options.runs / f"{name}-{method}".lower().replace(" ", "-")
+def config_of(problem: str, method: str, options: Options) -> Config:
+    case: dict[str, Any] = dataclasses.asdict(CASES[problem]) | SETTINGS[method]
+    folder = options.runs / f"{problem}-{method}".lower().replace(" ", "-")
     return Config(
         folder, **case, seeds=options.seeds, checkpoint_every=100, resume=True
     )
@@ -101,61 +102,74 @@ def relative_errors(run: Run, config: Config) -> list[float | None]:
     return [float(x) if np.isfinite(x) else None for x in total]
 
 
-def points_of(config: Config) -> int:
-    """At which the network is evaluated in a step."""
+def evaluations_of(config: Config) -> int:
+    """At how many points the network is evaluated in all, with its derivatives."""
     conditions = len(config.find_problem().conditions)
-    return config.interior_points + conditions * config.condition_points
+    points = config.interior_points + conditions * config.condition_points
+    # A Gauss-Newton step looks at its points a second time, from where it leads.
+    return points * (config.all_steps + config.gauss_newton_steps)
+
+
+def published(path: Path) -> list[dict[str, Any]]:
+    """The errors of the paper, each as a run of one seed."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {"problem": row["problem"], "method": method, "lr": 1e-3, "errors": [float(x)]}
+        for row in rows
+        for method, x in row.items()
+        if method != "problem" and x and row["problem"] in CASES
+    ]
 
 
 def main(options: Options) -> None:
     path = options.reference / PUBLISHED
     if not path.is_file():
         sys.exit(f"error: reference must hold {PUBLISHED}, got {options.reference}")
-    with path.open(newline="") as file:
-        published = {row.pop("problem"): row for row in csv.DictReader(file)}
-    for name in options.problems:
-        if name not in CASES:
-            sys.exit(f"error: problems must be of {', '.join(CASES)}, got {name}")
+    for problem in options.problems:
+        if problem not in CASES:
+            sys.exit(f"error: problems must be of {', '.join(CASES)}, got {problem}")
     os.environ[reference.FOLDER] = str(options.reference.absolute())
-    found: dict[str, Any] = {}
+    runs = published(path)
     if options.out is not None and options.out.exists():
-        found = json.loads(options.out.read_text())["problems"]
-    for name in options.problems:
-        of_paper = {k: float(x) if x else None for k, x in published[name].items()}
-        entry = found.setdefault(name, {"published": of_paper})
-        for method in options.methods:
-            config = config_of(name, method, options)
-            train(config, Console(soft_wrap=True))
-            run = Run(config.out)
-            entry[method] = {
-                "errors": relative_errors(run, config),
-                "unsatisfied": largest(run.metrics["shares"]),
-                "steps": config.all_steps,
-                "points": points_of(config),
-                "steps_per_second": run.metrics["steps_per_second"],
+        before = json.loads(options.out.read_text())["runs"]
+        runs += [run for run in before if run["method"] in SETTINGS]
+    for problem, method in itertools.product(options.problems, options.methods):
+        config = config_of(problem, method, options)
+        train(config, Console(soft_wrap=True))
+        metrics = Run(config.out).metrics
+        key = {"problem": problem, "method": method}
+        runs = [run for run in runs if {**run, **key} != run]
+        shares = [of_rates[0] for of_rates in metrics["shares"].values()]
+        runs.append(
+            key
+            | {
+                "lr": config.lr[0],
+                "errors": relative_errors(Run(config.out), config),
+                "unsatisfied": np.max(shares, axis=0).tolist(),
+                "evaluations": evaluations_of(config),
+                "seconds": config.all_steps / metrics["steps_per_second"],
             }
-            common.save(options, {"settings": SETTINGS, "problems": found})
-    rich.print(table(found))
+        )
+        # Each run has its own settings: they are in this file.
+        common.save(options, {"settings": {}, "runs": runs})
+    rich.print(table(runs))
 
 
-def largest(shares: dict[str, Any]) -> list[float]:
-    """Of the terms, over what they are for the best constant field; for each seed."""
-    return np.max([x[0] for x in shares.values()], axis=0).tolist()
-
-
-def table(found: dict[str, Any]) -> Table:
+def table(runs: list[dict[str, Any]]) -> Table:
     """Errors of the seeds beside the best and the median published ones."""
-    shown = Table("problem", "best published", "median published", "control", "ours")
-    for name, entry in found.items():
-        of_paper = [x for x in entry["published"].values() if x is not None]
+    shown = Table("problem", "best published", "median published", *SETTINGS)
+    for problem in dict.fromkeys(run["problem"] for run in runs):
+        found = {
+            run["method"]: run["errors"] for run in runs if run["problem"] == problem
+        }
+        of_paper = [found[method][0] for method in found if method not in SETTINGS]
         errors = [
-            " ".join(f"{np.inf if x is None else x:.2g}" for x in entry[m]["errors"])
-            if m in entry
-            else ""
-            for m in ("control", "ours")
+            " ".join(f"{np.inf if x is None else x:.2g}" for x in found.get(method, []))
+            for method in SETTINGS
         ]
-        best, median = min(of_paper), np.median(of_paper)
-        shown.add_row(name, f"{best:.2g}", f"{median:.2g}", *errors)
+        numbers = f"{min(of_paper):.2g}", f"{np.median(of_paper):.2g}"
+        shown.add_row(problem, *numbers, *errors)
     return shown
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.pinnacle import __main__ as benchmark
+from benchmarks.pinnacle import figure
 from examples.common.runs import Run
 from examples.pinn.problems import kovasznay
 
@@ -30,19 +31,24 @@ def test_record_beside_the_published_errors(tmp_path, monkeypatch, capsys):
         seeds=2,
     )
     benchmark.main(options)
-    entry = json.loads(options.out.read_text())["problems"]["PNd"]
-    assert entry["published"] == {"PINN": 3e-3, "LBFGS": None}
-    for method in ("ours", "control"):
-        run = Run(tmp_path / "runs" / f"pnd-{method}")
+    runs = json.loads(options.out.read_text())["runs"]
+    first, *others = runs
+    assert (first["method"], first["errors"]) == ("PINN", [3e-3])
+    assert [run["method"] for run in others] == ["ours", "control"]
+    for entry in others:
+        run = Run(tmp_path / "runs" / f"pnd-{entry['method']}")
         # With one field the error over all fields is that of the field.
         np.testing.assert_allclose(
-            entry[method]["errors"], run.metrics["relative_l2"][0], rtol=1e-4
+            entry["errors"], run.metrics["relative_l2"][0], rtol=1e-4
         )
-        assert entry[method]["points"] == 8
+    assert [run["evaluations"] for run in others] == [8 * (3 + 2 * 2), 8 * 3]
+    figure.draw(options.out, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").exists()
     assert "best published" in capsys.readouterr().out
     # Finished runs are kept.
     benchmark.main(options)
     assert "nothing to do" in capsys.readouterr().out
+    assert json.loads(options.out.read_text())["runs"] == runs
 
 
 def test_error_of_several_fields_is_that_of_all_together():
