@@ -36,8 +36,8 @@ class Case:
     """A problem, and at how many points it is trained."""
 
     problem: str
-    interior_points: int = 400
-    condition_points: int = 100
+    interior_points: int = 300
+    condition_points: int = 64
 
 
 CASES = {
@@ -48,13 +48,13 @@ CASES = {
     # Three equations at each point.
     "NS 2d-C": Case(str(HERE / "ns_2d_c.py"), 200, 50),
     "Wave 1d-C": Case("wave"),
-    "PNd": Case(str(HERE / "pnd.py"), condition_points=400),
-    "HNd": Case(str(HERE / "hnd.py"), condition_points=200),
+    "PNd": Case(str(HERE / "pnd.py"), condition_points=300),
+    "HNd": Case(str(HERE / "hnd.py"), condition_points=128),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    "ours": {"steps": 2000, "gauss_newton_steps": 300, "dtype": "float64"},
+    "ours": {"steps": 2000, "gauss_newton_steps": 250, "dtype": "float64"},
     "control": {
-        "steps": 10_000,
+        "steps": 5000,
         "gauss_newton_steps": 0,
         "optimizer": "adam",
         "lr": (1e-3,),

@@ -13,6 +13,7 @@ Without it this is energy natural gradient descent (Müller, Zeinhofer 2023, arX
 damping λ is Marquardt's: it depends on how well the linear residuals foretell the loss.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -47,7 +48,6 @@ def update(
     params: Any,
     state: State,
     points: Mapping[str, jax.Array],
-    weights: Mapping[str, Any],
     size: jax.Array,
 ) -> tuple[Any, State, jax.Array, Any]:
     """One step, times `size`; none where it would make the loss at its points larger.
@@ -56,7 +56,13 @@ def update(
       New params and state, and the loss and its gradient before the step.
     """
     flat, unravel = ravel_pytree(params)
-    residuals, jacobian = linearized(objective, params, points, weights)
+    of_terms = linearized(objective, params, points)
+    weights = weights_of(objective, of_terms)
+    roots = {term: jnp.sqrt(x) for term, x in weights.items()}
+    residuals, jacobian = (
+        jnp.concatenate([roots[term] * x[i] for term, x in of_terms.items()])
+        for i in range(2)
+    )
     kernel = jacobian @ jacobian.T
     damping = state.damping * jnp.trace(kernel) / len(kernel)
     damped = kernel + damping * jnp.eye(len(kernel), dtype=kernel.dtype)
@@ -67,7 +73,7 @@ def update(
 
     loss, foretold = (jnp.sum(x**2) for x in (residuals, residuals + jacobian @ step))
     losses, _ = objective.terms(unravel(flat + step), points)
-    gain = loss - sum(weights[name] * x for name, x in losses.items())
+    gain = loss - sum(weights[term] * x for term, x in losses.items())
     is_better = gain > 0
     share = gain / (loss - foretold)
     factor = jnp.select([~is_better, share < 0.25, share > 0.75], [4, 2, 1 / 3], 1)
@@ -80,23 +86,40 @@ def update(
     return unravel(flat + state.last), state, loss, gradient
 
 
+def weights_of(
+    objective: Objective, of_terms: Mapping[str, tuple[jax.Array, jax.Array]]
+) -> dict[str, jax.Array]:
+    """Of the terms in the loss: fixed ones, or such that their rows are equally long.
+
+    The latter depend on the network and the points, and not on what is left of a term.
+    The weights of balanced terms would grow without bound where a term is satisfied.
+    """
+    weights = objective.weights
+    if objective.config.terms == "weighted":
+        return {term: jnp.asarray(weights[term]) for term in of_terms}
+    squares = {term: jnp.sum(rows**2) for term, (_, rows) in of_terms.items()}
+    return {
+        term: jnp.where(x == 0, 0, weights[term] / jnp.where(x == 0, 1, x))
+        for term, x in squares.items()
+    }
+
+
 def linearized(
-    objective: Objective,
-    params: Any,
-    points: Mapping[str, jax.Array],
-    weights: Mapping[str, Any],
-) -> tuple[jax.Array, jax.Array]:
-    """All residuals, times the root of their weight in the loss, and their Jacobian.
+    objective: Objective, params: Any, points: Mapping[str, jax.Array]
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """The residuals of each term, whose squares add up to its loss, and their Jacobian.
 
     Shapes (rows,) and (rows, parameters).
     """
-    found = []
+    found: dict[str, list[tuple[jax.Array, jax.Array]]] = {}
     for part in objective.parts:
-        for name, values, rows in _of_part(objective, part, params, points[part.name]):
-            root = jnp.sqrt(weights[name] / len(values)).astype(values.dtype)
-            found.append((root * values, root * rows))
-    values, rows = zip(*found, strict=True)
-    return jnp.concatenate(values), jnp.concatenate(rows)
+        for term, values, rows in _of_part(objective, part, params, points[part.name]):
+            root = math.sqrt(1 / len(values))
+            found.setdefault(term, []).append((root * values, root * rows))
+    return {
+        term: (jnp.concatenate([x for x, _ in xs]), jnp.concatenate([x for _, x in xs]))
+        for term, xs in found.items()
+    }
 
 
 def _of_part(objective: Objective, part: Condition, params: Any, points: jax.Array):

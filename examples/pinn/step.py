@@ -116,51 +116,33 @@ def training_points(
     return objective.sample(key, config.interior_points)
 
 
-def fixed_weights(
-    objective: Objective, params: Any, points: Mapping[str, jax.Array]
-) -> Mapping[str, Any]:
-    """Of the terms, for the optimizers that need a loss which stays the same.
-
-    Those of balanced terms make the scales of the gradients equal here.
-    """
-    weights = objective.weights
-    if objective.config.terms == "weighted":
-        return jax.tree.map(jnp.asarray, weights)
-    equal = sg.balance_terms(tuple(weights), weights, power=0, strength=0)
-    losses = sg.value_and_grad_of_terms(objective.terms, has_aux=True)
-    _, grads = losses(params, points)
-    return equal.update(grads, equal.init(params))[1].weights
-
-
 def second_order(objective: Objective) -> Phase:
-    """Gauss-Newton, on new points at each step and with fixed weights.
-
-    Its steps become smaller over the second half.
-    """
+    """Gauss-Newton on new points at each step, whose size falls in the second half."""
     config = objective.config
     first, end = config.steps, config.steps + config.gauss_newton_steps
     half = (first + end) // 2
     size = optax.linear_schedule(1.0, 0.0, end - half, transition_begin=half)
 
     def start(params, lr, seed):
-        del lr
-        points = training_points(objective, seed, first)
-        return fixed_weights(objective, params, points), gauss_newton.init(params)
+        del lr, seed
+        return gauss_newton.init(params)
 
     def update(params, state, lr, seed, step):
         del lr
-        weights, state = state
         points = training_points(objective, seed, step)
         params, state, loss, gradient = gauss_newton.update(
-            objective, params, state, points, weights, size(step)
+            objective, params, state, points, size(step)
         )
-        return params, (weights, state), Found(loss, gradient, {}, {}, {})
+        return params, state, Found(loss, gradient, {}, {}, {})
 
     return Phase("Gauss-Newton", first, end, start, update)
 
 
 def lbfgs(objective: Objective) -> Phase:
-    """L-BFGS with a zoom line search, on fixed points and with fixed weights."""
+    """L-BFGS with a zoom line search, on fixed points and with fixed weights.
+
+    Balanced terms have the weights that make their scales equal at its start.
+    """
     config, tx = objective.config, optax.lbfgs()
     first = config.steps + config.gauss_newton_steps
 
@@ -169,7 +151,12 @@ def lbfgs(objective: Objective) -> Phase:
 
     def start(params, lr, seed):
         del lr
-        weights = fixed_weights(objective, params, fixed_points(seed))
+        weights = objective.weights
+        if config.terms == "balanced":
+            equal = sg.balance_terms(tuple(weights), weights, power=0, strength=0)
+            losses = sg.value_and_grad_of_terms(objective.terms, has_aux=True)
+            _, grads = losses(params, fixed_points(seed))
+            weights = equal.update(grads, equal.init(params))[1].weights
         return weights, tx.init(params)
 
     def update(params, state, lr, seed, step):

@@ -41,13 +41,10 @@ def objective_of(problem, tmp_path, **options):
 
 
 def start(objective):
-    """Parameters, points and weights; every other one of the biases is not zero."""
+    """Parameters, of which none is zero, and points."""
     params = initial_params(objective.config, jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.1, params)
-    points = objective.sample(jax.random.key(1), objective.config.interior_points)
-    losses, _ = objective.terms(params, points)
-    weights = {name: jnp.asarray(1.0 + i) for i, name in enumerate(losses)}
-    return params, points, weights
+    return params, objective.sample(jax.random.key(1), objective.config.interior_points)
 
 
 @pytest.mark.parametrize(
@@ -56,46 +53,61 @@ def start(objective):
 def test_the_rows_are_gradients_of_the_residuals(problem, tmp_path):
     """Points, pairs, a mean over all points, measured values, unknown coefficients."""
     objective = objective_of(problem, tmp_path)
-    params, points, weights = start(objective)
-
-    def loss(params):
-        losses, _ = objective.terms(params, points)
-        return sum(weights[name] * x for name, x in losses.items())
+    params, points = start(objective)
 
     def all_residuals(flat):
         params = unravel(flat)
         predictions = objective.predict(params, points)
         unknowns = objective.unknowns(params)
-        found = []
+        found = {}
         for part in objective.parts:
             at = predictions[part.name], points[part.name]
             of_part = objective.residuals(part, *at, unknowns)
-            for term, arrays in sorted(of_part.items()):
-                scaled = [jnp.sqrt(weights[term] / x.size) * x.ravel() for x in arrays]
-                found += scaled
-        return jnp.concatenate(found)
+            for term, arrays in of_part.items():
+                scaled = [x.ravel() / jnp.sqrt(x.size) for x in arrays]
+                found[term] = jnp.concatenate(scaled)
+        return found
 
     flat, unravel = ravel_pytree(params)
-    of_point = objective, params, points, weights
-    values, rows = jax.jit(lambda: gauss_newton.linearized(*of_point))()
-    np.testing.assert_allclose(jnp.sum(values**2), loss(params), rtol=1e-5)
+    of_terms = jax.jit(lambda: gauss_newton.linearized(objective, params, points))()
     expected = jax.jit(jax.jacfwd(all_residuals))(flat)
-    assert rows.shape == (len(values), len(flat))
-    size = np.abs(expected).max()
-    np.testing.assert_allclose(rows, expected, rtol=1e-3, atol=1e-5 * size)
+    losses, _ = objective.terms(params, points)
+    assert set(of_terms) == set(losses)
+    for term, (values, rows) in of_terms.items():
+        np.testing.assert_allclose(jnp.sum(values**2), losses[term], rtol=1e-5)
+        assert rows.shape == (len(values), len(flat))
+        size = np.abs(expected[term]).max()
+        np.testing.assert_allclose(rows, expected[term], rtol=1e-3, atol=1e-5 * size)
+
+
+def test_balanced_terms_have_rows_of_one_length(tmp_path):
+    for terms in ("balanced", "weighted"):
+        objective = objective_of("poisson1d", tmp_path, terms=terms)
+        of_terms = gauss_newton.linearized(objective, *start(objective))
+        weights = gauss_newton.weights_of(objective, of_terms)
+        if terms == "weighted":
+            assert weights == {"residual": 1, "boundary": 100}
+        else:
+            lengths = [w * np.sum(of_terms[n][1] ** 2) for n, w in weights.items()]
+            np.testing.assert_allclose(lengths, 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1.0, 0.5])
 def test_a_step_solves_the_damped_normal_equations(size, tmp_path):
     """(Jᵀ J + λ κ) step = λ κ μ φ - Jᵀ r, which has the same solution."""
     objective = objective_of("poisson1d", tmp_path)
-    params, points, weights = start(objective)
-    values, rows = gauss_newton.linearized(objective, params, points, weights)
+    params, points = start(objective)
+    of_terms = gauss_newton.linearized(objective, params, points)
+    weights = gauss_newton.weights_of(objective, of_terms)
+    values, rows = (
+        jnp.concatenate([jnp.sqrt(weights[n]) * x[i] for n, x in of_terms.items()])
+        for i in range(2)
+    )
     flat, _ = ravel_pytree(params)
     last = 1e-3 * jnp.cos(jnp.arange(len(flat)))
     state = gauss_newton.State(jnp.float32(1.0), last)
     jitted = jax.jit(functools.partial(gauss_newton.update, objective))
-    new, state, loss, gradient = jitted(params, state, points, weights, size)
+    new, state, loss, gradient = jitted(params, state, points, size)
 
     r, jacobian = np.asarray(values, float), np.asarray(rows, float)
     carried = gauss_newton.MOMENTUM * np.asarray(last, float)
@@ -114,19 +126,23 @@ def test_a_step_solves_the_damped_normal_equations(size, tmp_path):
 
 def test_a_step_that_would_raise_the_loss_is_refused(tmp_path):
     objective = objective_of("poisson1d", tmp_path)
-    params, points, weights = start(objective)
+    params, points = start(objective)
     flat, _ = ravel_pytree(params)
     far = gauss_newton.State(jnp.float32(1e-2), 1e3 * jnp.ones_like(flat))
     update = jax.jit(functools.partial(gauss_newton.update, objective))
-    new, state, *_ = update(params, far, points, weights, 1.0)
+    new, state, *_ = update(params, far, points, 1.0)
     chex.assert_trees_all_equal(new, params)
     np.testing.assert_allclose(state.damping, 4e-2)
     assert not np.any(state.last)
-    # Without the momentum the next one is taken.
-    _, _, loss, _ = update(new, state, points, weights, 1.0)
-    after, *_ = update(new, state, points, weights, 1.0)
+    # With more damping and without the momentum one is taken.
+    damped = state._replace(damping=jnp.float32(1.0))
+    after, *_ = update(new, damped, points, 1.0)
+    before, _ = objective.terms(new, points)
     losses, _ = objective.terms(after, points)
-    assert sum(weights[name] * x for name, x in losses.items()) < loss
+    weights = gauss_newton.weights_of(
+        objective, gauss_newton.linearized(objective, new, points)
+    )
+    assert sum(w * (before[n] - losses[n]) for n, w in weights.items()) > 0
 
 
 def test_it_solves_in_few_steps():
