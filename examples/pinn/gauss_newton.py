@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from examples.pinn.objective import UNKNOWNS, Objective
+from examples.pinn.objective import UNKNOWNS, Objective, weighted_sum
 from examples.pinn.problems.problem import Condition, names_taken
 
 MOMENTUM = 0.95
@@ -49,14 +49,18 @@ def update(
     state: State,
     points: Mapping[str, jax.Array],
     size: jax.Array,
+    key: jax.Array,
 ) -> tuple[Any, State, jax.Array, Any]:
     """One step, times `size`; none where it would make the loss at its points larger.
+
+    Args:
+      key: of a choice among many measured values.
 
     Returns:
       New params and state, and the loss and its gradient before the step.
     """
     flat, unravel = ravel_pytree(params)
-    of_terms = linearized(objective, params, points)
+    of_terms = linearized(objective, params, points, key)
     weights = weights_of(objective, of_terms)
     roots = {term: jnp.sqrt(x) for term, x in weights.items()}
     residuals, jacobian = (
@@ -71,11 +75,13 @@ def update(
     solution = jax.scipy.linalg.solve(damped, target, assume_a="pos")
     step = size * (carried - jacobian.T @ solution)
 
-    loss, foretold = (jnp.sum(x**2) for x in (residuals, residuals + jacobian @ step))
-    losses, _ = objective.terms(unravel(flat + step), points)
-    gain = loss - sum(weights[term] * x for term, x in losses.items())
-    is_better = gain > 0
-    share = gain / (loss - foretold)
+    loss, new_loss = (
+        weighted_sum(objective.terms(unravel(x), points)[0], weights)
+        for x in (flat, flat + step)
+    )
+    gain = loss - new_loss
+    linear = jnp.sum(residuals**2) - jnp.sum((residuals + jacobian @ step) ** 2)
+    is_better, share = gain > 0, gain / linear
     factor = jnp.select([~is_better, share < 0.25, share > 0.75], [4, 2, 1 / 3], 1)
     least = LEAST_DAMPING[flat.dtype.name]
     state = State(
@@ -105,7 +111,10 @@ def weights_of(
 
 
 def linearized(
-    objective: Objective, params: Any, points: Mapping[str, jax.Array]
+    objective: Objective,
+    params: Any,
+    points: Mapping[str, jax.Array],
+    key: jax.Array,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """The residuals of each term, whose squares add up to its loss, and their Jacobian.
 
@@ -113,7 +122,8 @@ def linearized(
     """
     found: dict[str, list[tuple[jax.Array, jax.Array]]] = {}
     for part in objective.parts:
-        for term, values, rows in _of_part(objective, part, params, points[part.name]):
+        of_part = _of_part(objective, part, params, points[part.name], key)
+        for term, values, rows in of_part:
             root = math.sqrt(1 / len(values))
             found.setdefault(term, []).append((root * values, root * rows))
     return {
@@ -122,14 +132,22 @@ def linearized(
     }
 
 
-def _of_part(objective: Objective, part: Condition, params: Any, points: jax.Array):
+def _of_part(
+    objective: Objective,
+    part: Condition,
+    params: Any,
+    points: jax.Array,
+    key: jax.Array,
+):
     """For each residual of a part: its term, values (m,), and Jacobian (m, parameters).
 
     A residual has a value for each of n points, for each pair, or one for all of them.
     Value i depends on the predictions at the points i, i + m, i + 2 m, ..., so its row
     is the sum of the gradients at these points. A residual that makes other use of many
-    points has the wrong rows: its steps are then worse, or refused.
+    points has the wrong rows: its steps are then worse, or refused. Of more measured
+    values than there are points inside, some are drawn.
     """
+    most = objective.config.interior_points
     sweep = objective.sweep.only(names_taken(part.residual))
     trained = {UNKNOWNS: params[UNKNOWNS]} if UNKNOWNS in params else {}
 
@@ -155,15 +173,22 @@ def _of_part(objective: Objective, part: Condition, params: Any, points: jax.Arr
     of_trained = jax.tree.map(lambda x: {}, values)
     if trained:
         of_trained = jax.jacfwd(lambda x: residuals(predictions, x))(trained)
-    for term, i in ((term, i) for term, xs in values.items() for i in range(len(xs))):
-        m = len(values[term][i])
-        only = jax.tree.map(jnp.zeros_like, values)
-        only[term][i] = jnp.ones_like(values[term][i])
-        (slopes,) = pull_back(only)
-        gradients = jax.tree.map(
-            lambda x, m=m: x.reshape(-1, m, *x.shape[1:]).sum(axis=0),
-            jax.vmap(gradient_at)(points, slopes),
-        )
-        gradients |= of_trained[term][i]
-        rows = jax.vmap(lambda tree: ravel_pytree(tree)[0])(gradients)
-        yield term, values[term][i], rows
+    for term, of_term in values.items():
+        for i, value in enumerate(of_term):
+            only = jax.tree.map(jnp.zeros_like, values)
+            only[term][i] = jnp.ones_like(value)
+            (slopes,) = pull_back(only)
+            m, at = len(value), points
+            of_coefficients = of_trained[term][i]
+            if m == len(points) > most:
+                few = jax.random.choice(key, m, (most,), replace=False)
+                at, value, slopes, of_coefficients = jax.tree.map(
+                    lambda x, few=few: x[few], (at, value, slopes, of_coefficients)
+                )
+                m = most
+            gradients = jax.tree.map(
+                lambda x, m=m: x.reshape(-1, m, *x.shape[1:]).sum(axis=0),
+                jax.vmap(gradient_at)(at, slopes),
+            )
+            gradients |= of_coefficients
+            yield term, value, jax.vmap(lambda tree: ravel_pytree(tree)[0])(gradients)

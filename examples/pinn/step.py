@@ -130,8 +130,9 @@ def second_order(objective: Objective) -> Phase:
     def update(params, state, lr, seed, step):
         del lr
         points = training_points(objective, seed, step)
+        key = jax.random.fold_in(jax.random.key(4000 + seed), step)
         params, state, loss, gradient = gauss_newton.update(
-            objective, params, state, points, size(step)
+            objective, params, state, points, size(step), key
         )
         return params, state, Found(loss, gradient, {}, {}, {})
 
