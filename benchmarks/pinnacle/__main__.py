@@ -54,7 +54,7 @@ CASES = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "ours": {"steps": 2000, "gauss_newton_steps": 250, "dtype": "float64"},
     "control": {
-        "steps": 5000,
+        "steps": 3000,
         "gauss_newton_steps": 0,
         "optimizer": "adam",
         "lr": (1e-3,),
@@ -148,7 +148,7 @@ def main(options: Options) -> None:
                 "errors": relative_errors(Run(config.out), config),
                 "unsatisfied": np.max(shares, axis=0).tolist(),
                 "evaluations": evaluations_of(config),
-                "seconds": config.all_steps / metrics["steps_per_second"],
+                "minutes": config.all_steps / metrics["steps_per_second"] / 60,
             }
         )
         # Each run has its own settings: they are in this file.

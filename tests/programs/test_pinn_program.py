@@ -29,7 +29,8 @@ QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 SHORT = ["train", "--problem", "poisson1d", "--depth", 2, "--width", 4, "--seeds", 2]
 SHORT += ["--interior-points", 8, "--condition-points", 4, "--lbfgs-points", 8]
 SHORT += ["--steps", 6, "--chunk", 4, "--checkpoint-every", 3]
-SHORT += ["--gauss-newton-steps", 0]
+NO_MORE = ["--gauss-newton-steps", 0]
+SHORT += NO_MORE
 SGD = [*SHORT, "--optimizer", "sgd", "--terms", "weighted"]
 THREE = [*SGD, "--gauss-newton-steps", 3, "--lbfgs-steps", 5, "--lr", 1e-3, 1e30]
 
@@ -331,7 +332,7 @@ def test_the_first_lines_say_what_is_trained_and_what_is_not_used(tmp_path, caps
     out = capsys.readouterr().out
     assert "2 layers of 4, 8 points inside, 4 on each condition, 6 steps" in out
     assert "Not used: --group-by without --scale-control stablegrad; --order" in out
-    assert "to go." in out
+    assert "to go with sgd." in out
 
 
 # --- Mistakes: one line that names the option, exit code 2, and nothing done ---
@@ -350,7 +351,7 @@ def mistake(capsys, *arguments):
     [
         (["--problem", "none"], "--problem must be one of poisson, poisson1d, helmh"),
         (["--depth", "0"], "--depth must be at least 1, got 0."),
-        (["--steps", "0"], "--steps must be at least 1"),
+        (["--steps", "0", *NO_MORE], "--steps must be at least 1"),
         (["--lr", "1e-3", "nan"], "--lr must be one positive, finite number"),
         (["--lr", "1e-3", "0.001"], "--lr must be different numbers"),
         (["--condition-weight", "10"], "must be left out, or --terms weighted, got 10"),
