@@ -43,7 +43,8 @@ class Case:
 CASES = {
     "Burgers 1d-C": Case("burgers"),
     "Poisson 2d-C": Case(str(HERE / "poisson_2d_c.py")),
-    "Heat 2d-MS": Case(str(HERE / "heat_2d_ms.py")),
+    # Ten periods across the start.
+    "Heat 2d-MS": Case(str(HERE / "heat_2d_ms.py"), 256, 256),
     "Heat 2d-LT": Case(str(HERE / "heat_2d_lt.py")),
     # Three equations at each point.
     "NS 2d-C": Case(str(HERE / "ns_2d_c.py"), 200, 50),
