@@ -60,7 +60,7 @@ def main(options: Options) -> None:
     methods = {
         "one loss": (jax.value_and_grad(loss), optax.identity()),
         "balanced terms": (terms, METHODS["balanced"](TERMS, 1000)),
-        "weighted sum of terms": (terms, METHODS["weight"](TERMS, 1000)),
+        "weighted sum of terms": (terms, METHODS["weight"](TERMS, 1000, weight=1.0)),
     }
 
     def several_steps(gradients, front):
