@@ -37,7 +37,8 @@ KEY = jax.random.key(9)
 
 
 def linearized(objective, params, points):
-    return gauss_newton.linearized(objective, params, points, KEY)
+    jitted = jax.jit(functools.partial(gauss_newton.linearized, objective))
+    return jitted(params, points, KEY)
 
 
 def objective_of(problem, tmp_path, **options):
@@ -54,9 +55,7 @@ def start(objective):
     return params, objective.sample(jax.random.key(1), objective.config.interior_points)
 
 
-@pytest.mark.parametrize(
-    "problem", ["advection", "burgers-inverse", "lotka-volterra", "integral"]
-)
+@pytest.mark.parametrize("problem", ["advection", "burgers-inverse", "integral"])
 def test_the_rows_are_gradients_of_the_residuals(problem, tmp_path):
     """Points, pairs, a mean over all points, measured values, unknown coefficients."""
     objective = objective_of(problem, tmp_path)
@@ -76,7 +75,7 @@ def test_the_rows_are_gradients_of_the_residuals(problem, tmp_path):
         return found
 
     flat, unravel = ravel_pytree(params)
-    of_terms = jax.jit(lambda: linearized(objective, params, points))()
+    of_terms = linearized(objective, params, points)
     expected = jax.jit(jax.jacfwd(all_residuals))(flat)
     losses, _ = objective.terms(params, points)
     assert set(of_terms) == set(losses)
