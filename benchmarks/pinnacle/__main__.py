@@ -53,10 +53,16 @@ CASES = {
     "HNd": Case(str(HERE / "hnd.py"), condition_points=128),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    "ours": {"steps": 2000, "gauss_newton_steps": 250, "dtype": "float64"},
+    "ours": {
+        "steps": 2000,
+        "gauss_newton_steps": 250,
+        "points": "resampled",
+        "dtype": "float64",
+    },
     "control": {
         "steps": 3000,
         "gauss_newton_steps": 0,
+        "points": "resampled",
         "optimizer": "adam",
         "lr": (1e-3,),
         "schedule": "constant",

@@ -67,7 +67,7 @@ class Config:
     """To zero by a cosine, times 0.9 every 1,000 steps, or constant."""
     steps: int = 3000
     """Steps of the base optimizer."""
-    gauss_newton_steps: int = 100
+    gauss_newton_steps: int = 300
     """Steps of Gauss-Newton after them: slower by far, and to more digits."""
     lbfgs_steps: int = 0
     """Steps of L-BFGS after these, on fixed points."""
@@ -79,8 +79,8 @@ class Config:
     """Points for each boundary or initial condition."""
     lbfgs_points: int = 4096
     """Collocation points inside the domain for L-BFGS."""
-    points: Literal["resampled", "fixed"] = "resampled"
-    """Whether points are drawn anew at each step."""
+    points: Literal["adaptive", "resampled", "fixed"] = "adaptive"
+    """Anew at each step, and for Gauss-Newton by the residual; uniform; or the same."""
     terms: Literal["balanced", "weighted"] = "balanced"
     """How terms become one gradient: by sg.balance_terms, or by fixed weights."""
     condition_weight: float = WEIGHT

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from examples.pinn.objective import UNKNOWNS, Objective, weighted_sum
-from examples.pinn.problems.problem import Condition, names_taken
+from examples.pinn.problems.problem import Condition
 
 MOMENTUM = 0.95
 FIRST_DAMPING = 1e-3
@@ -148,11 +148,7 @@ def _of_part(
     values than there are points inside, some are drawn.
     """
     most = objective.config.interior_points
-    sweep = objective.sweep.only(names_taken(part.residual))
     trained = {UNKNOWNS: params[UNKNOWNS]} if UNKNOWNS in params else {}
-
-    def predict(params, points):
-        return objective.network.apply(params, points, sweep=sweep)
 
     def residuals(predictions, trained):
         unknowns = objective.unknowns(trained)
@@ -163,12 +159,12 @@ def _of_part(
         """Of one point's predictions, times what the residual makes of them."""
 
         def weighted(params):
-            at = predict(params, point[None])
+            at = objective.predict_part(params, part, point[None])
             return sum(a * at[name][0] for name, a in slopes.items())
 
         return jax.grad(weighted)(params)
 
-    predictions = predict(params, points)
+    predictions = objective.predict_part(params, part, points)
     values, pull_back = jax.vjp(lambda x: residuals(x, trained), predictions)
     of_trained = jax.tree.map(lambda x: {}, values)
     if trained:

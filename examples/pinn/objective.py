@@ -127,13 +127,18 @@ class Objective:
 
     def predict(self, params: Any, points: Mapping[str, jax.Array]) -> dict[str, Any]:
         """The fields at the points of each part, and the derivatives it takes."""
-        found = {}
-        for part in self.parts:
-            sweep = self.sweep.only(names_taken(part.residual))
-            apply = functools.partial(self.network.apply, params, sweep=sweep)
-            at = points[part.name]
-            found[part.name] = operators.in_blocks(apply, at, self.block)
-        return found
+        return {
+            part.name: self.predict_part(params, part, points[part.name])
+            for part in self.parts
+        }
+
+    def predict_part(
+        self, params: Any, part: Condition, points: jax.Array
+    ) -> dict[str, jax.Array]:
+        """The fields at points of one part, and the derivatives it takes."""
+        sweep = self.sweep.only(names_taken(part.residual))
+        apply = functools.partial(self.network.apply, params, sweep=sweep)
+        return operators.in_blocks(apply, points, self.block)
 
     def residuals(
         self,

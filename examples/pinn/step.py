@@ -9,7 +9,7 @@ import optax
 
 import stablegrad_optax as sg
 from examples.common import optimizers
-from examples.pinn import gauss_newton
+from examples.pinn import gauss_newton, sampling
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
 from examples.pinn.objective import UNKNOWNS, Objective, weighted_sum
@@ -80,7 +80,7 @@ def first_order(objective: Objective) -> Phase:
         return optimizer(lr).init(params)
 
     def update(params, state, lr, seed, step):
-        points = training_points(objective, seed, step)
+        points = sampling.drawn(objective, seed, step)
         (losses, predictions), grads = sg.value_and_grad_of_terms(
             objective.terms, has_aux=True
         )(params, points)
@@ -107,15 +107,6 @@ def first_order(objective: Objective) -> Phase:
     return Phase(config.optimizer, 0, config.steps, start, update)
 
 
-def training_points(
-    objective: Objective, seed: jax.Array, step: jax.Array | int
-) -> dict[str, jax.Array]:
-    """The points of a step of the run, except for L-BFGS."""
-    config, key = objective.config, jax.random.key(1000 + seed)
-    key = jax.random.fold_in(key, step if config.points == "resampled" else 0)
-    return objective.sample(key, config.interior_points)
-
-
 def second_order(objective: Objective) -> Phase:
     """Gauss-Newton on new points at each step, whose size falls in the second half."""
     config = objective.config
@@ -129,10 +120,13 @@ def second_order(objective: Objective) -> Phase:
 
     def update(params, state, lr, seed, step):
         del lr
-        points = training_points(objective, seed, step)
         key = jax.random.fold_in(jax.random.key(4000 + seed), step)
+        of_points, of_values = jax.random.split(key)
+        points = sampling.drawn(objective, seed, step)
+        if config.points == "adaptive":
+            points = sampling.drawn_by_residual(objective, params, points, of_points)
         params, state, loss, gradient = gauss_newton.update(
-            objective, params, state, points, size(step), key
+            objective, params, state, points, size(step), of_values
         )
         return params, state, Found(loss, gradient, {}, {}, {})
 

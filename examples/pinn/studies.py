@@ -42,7 +42,9 @@ def best_rate(scores: np.ndarray) -> int:
 
 # --- The sets ---
 
-StudyName = Literal["depth", "sgd", "muon", "helmholtz", "burgers", "symptoms"]
+StudyName = Literal[
+    "depth", "sgd", "muon", "helmholtz", "burgers", "symptoms", "digits"
+]
 Options = dict[str, dict[str, Any]]
 """The options of runs, by name."""
 ALL = get_args(ScaleControl)
@@ -158,6 +160,32 @@ def symptoms() -> Options:
     return pairs | {f"{name}-cured": pairs[name] | x for name, x in cures.items()}
 
 
+def digits() -> Options:
+    """How far Gauss-Newton gets, on uniform points and on those drawn by residual.
+
+    Deep networks are other depths: `--depths 16 --only poisson --lr 3e-3`.
+    """
+    common: dict[str, Any] = {
+        "terms": "balanced",
+        "initialization": "critical",
+        "dtype": "float64",
+        "lr": (5e-3,),
+        "interior_points": 300,
+        "gauss_newton_steps": 400,
+    }
+    problems: Options = {
+        "burgers": {"width": 40},
+        "helmholtz": {"width": 50, "interior_points": 800, "condition_points": 200},
+        "poisson": {},
+        "allen-cahn": {"width": 50},
+    }
+    return {
+        f"{problem}-{points}": common | options | {"problem": problem, "points": points}
+        for problem, options in problems.items()
+        for points in ("resampled", "adaptive")
+    }
+
+
 STUDIES: dict[StudyName, tuple[tuple[int, ...], Options]] = {
     "depth": ((4, 8, 16, 32, 64, 128), depth()),
     "sgd": ((16, 64), sgd()),
@@ -165,6 +193,7 @@ STUDIES: dict[StudyName, tuple[tuple[int, ...], Options]] = {
     "helmholtz": ((7,), helmholtz()),
     "burgers": ((16,), burgers()),
     "symptoms": ((5,), symptoms()),
+    "digits": ((5,), digits()),
 }
 """The depths and runs of each study; depth, sgd and muon are of Poisson."""
 
@@ -189,6 +218,7 @@ def runs(
         "terms": "weighted",
         "initialization": "glorot",
         "gauss_newton_steps": 0,
+        "points": "resampled",
         "resume": True,
     }
     changed = {name: x for name, x in changes.items() if x is not None}

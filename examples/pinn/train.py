@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from examples.pinn.problems import is_own, own
 from examples.pinn.step import Phase, phases_of
 from examples.pinn.studies import SCORE, best_rate, final_scores
 
+Program = Callable[..., tuple[Column, dict[str, Any]]]
 RESULTS = (SCORE, "loss", "errors", "losses", "shares", "unknowns")
 """What metrics.json takes from the last line of the history."""
 
@@ -109,30 +110,22 @@ def _advance(
       The columns, and how fast this process was.
     """
     config, first = objective.config, step
-    constant = trivial.of_best_constant(objective)
-    compiling = running = 0.0
-    for phase in phases:
+    start = time.perf_counter()
+    phases = [phase for phase in phases if step < phase.end]
+    programs = _compiled(objective, phases, columns)
+    compiling, running = time.perf_counter() - start, 0.0
+    bar.console.print(f"{run.name}: {_expected(phases, programs, columns, step)}.")
+    for phase, program in zip(phases, programs, strict=True):
         if step == phase.first:
-            columns = jax.jit(functools.partial(begin, phase))(columns)
-        compiled = None
+            columns = _begin(phase, columns)
         while step < phase.end and jnp.min(columns.stopped_at) < 0:
             start = time.perf_counter()
-            if compiled is None:
-                chunk = functools.partial(advance, objective, phase, constant)
-                jitted = jax.jit(jax.vmap(chunk, (0, None, None)), donate_argnums=0)
-                compiled = jitted.lower(columns, np.int32(0), np.int32(1)).compile()
-                compiling += time.perf_counter() - start
-                start = time.perf_counter()
             before, step = step, min(step + config.chunk, phase.end)
-            columns, report = compiled(columns, np.int32(before), np.int32(step))
+            columns, report = program(columns, np.int32(before), np.int32(step))
             # Waits until the steps are done.
             report = jax.device_get(report)
             report = jax.tree.map(functools.partial(_by_rate, config), report)
-            seconds = time.perf_counter() - start
-            running += seconds
-            if before in (first, phase.first):
-                left = _duration((phase.end - step) / (step - before) * seconds)
-                bar.console.print(f"{run.name}: {left} to go with {phase.optimizer}.")
+            running += time.perf_counter() - start
             stopped_at = _by_rate(config, columns.stopped_at)
             for rate, seed in np.argwhere(stopped_at >= before):
                 bar.console.print(
@@ -158,18 +151,60 @@ def _advance(
                     f"{estimate:.4g}" for estimate in x[best]
                 )
             bar.show(step, now)
-            half = phases[-1].end // 2
-            if before < half <= step and (
-                notice := trivial.notice(config.lr, report["shares"], stopped_at)
-            ):
-                bar.console.print(f"{run.name}, half of the steps done. {notice}")
-            every, is_last = config.checkpoint_every, step == phases[-1].end
-            if step // every > before // every or is_last or stopped_at.min() >= 0:
+            half, is_last = (phase.first + phase.end) // 2, phase is phases[-1]
+            notice = trivial.notice(config.lr, report["shares"], stopped_at)
+            # An optimizer that is still to come may solve what this one does not.
+            if notice and is_last and before < half <= step:
+                bar.console.print(
+                    f"{run.name}, half of the steps of {phase.optimizer} done. {notice}"
+                )
+            every, is_end = config.checkpoint_every, step == phases[-1].end
+            if step // every > before // every or is_end or stopped_at.min() >= 0:
                 run.save(step, columns)
     return columns, {
         "steps_per_second": (step - first) / running if running else None,
         "compile_seconds": compiling,
     }
+
+
+def _begin(phase: Phase, columns: Column) -> Column:
+    return jax.jit(functools.partial(begin, phase))(columns)
+
+
+def _compiled(
+    objective: Objective, phases: Sequence[Phase], columns: Column
+) -> list[Program]:
+    """Of each phase, the steps between two reports as one program."""
+    constant = trivial.of_best_constant(objective)
+    programs: list[Program] = []
+    for phase in phases:
+        chunk = functools.partial(advance, objective, phase, constant)
+        jitted = jax.jit(jax.vmap(chunk, (0, None, None)), donate_argnums=0)
+        shapes = jax.eval_shape(functools.partial(begin, phase), columns)
+        programs.append(jitted.lower(shapes, np.int32(0), np.int32(1)).compile())
+    return programs
+
+
+def _expected(
+    phases: Sequence[Phase], programs: Sequence[Program], columns: Column, step: int
+) -> str:
+    """How long the steps that are left will take, by a few that are thrown away."""
+    found = []
+    for phase, program in zip(phases, programs, strict=True):
+        seconds = []
+        for steps in (1, 3):
+            # A copy: the program takes the memory of what it is given.
+            begun = jax.tree.map(jnp.copy, _begin(phase, columns))
+            jax.block_until_ready(begun)
+            start = time.perf_counter()
+            first = np.int32(phase.first)
+            jax.block_until_ready(program(begun, first, first + np.int32(steps)))
+            seconds.append(time.perf_counter() - start)
+        # The first also has the report, and what happens only once.
+        of_step = max(seconds[1] - seconds[0], 0) / 2
+        left = of_step * (phase.end - max(step, phase.first))
+        found.append(f"{_duration(left)} of {phase.optimizer}")
+    return ", then ".join(found)
 
 
 def _by_rate(config: Config, x: Any) -> np.ndarray:
