@@ -114,7 +114,8 @@ def _advance(
     phases = [phase for phase in phases if step < phase.end]
     programs = _compiled(objective, phases, columns)
     compiling, running = time.perf_counter() - start, 0.0
-    bar.console.print(f"{run.name}: {_expected(phases, programs, columns, step)}.")
+    if phases:  # a run may have been killed after its last step
+        bar.console.print(f"{run.name}: {_expected(phases, programs, columns, step)}.")
     for phase, program in zip(phases, programs, strict=True):
         if step == phase.first:
             columns = _begin(phase, columns)
