@@ -1,10 +1,10 @@
 """Live progress of runs: bars on a terminal, a line now and then in a log."""
 
 import contextlib
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import (
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -24,7 +24,7 @@ class Bars(Progress):
     def __init__(self, console: Console):
         super().__init__(
             *Progress.get_default_columns()[:2],
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[steps]}", style="progress.download"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[now]}"),
@@ -54,23 +54,34 @@ class Steps(contextlib.ExitStack):
         bars: Bars | None = None,
     ):
         super().__init__()
-        self.console, self._total = console, total
+        self.console, self._total, self._done = console, total, done
+        self._cost: Callable[[int], float] = float
         self._bars = bars or self.enter_context(Bars(console))
-        self._id = self._bars.add_task(name, total=total, completed=done, now="")
+        steps = f"{done}/{total}"
+        self._id = self._bars.add_task(
+            name, total=total, completed=done, steps=steps, now=""
+        )
+
+    def weigh(self, cost: Callable[[int], float]) -> None:
+        """For steps of several lengths: `cost(n)` is how long the first n take."""
+        self._cost = cost
+        done, total = cost(self._done), cost(self._total)
+        self._bars.update(self._id, completed=done, total=total)
 
     def show(self, done: int, now: str) -> None:
         """Says that `done` steps are done."""
         if self._bars.left:
             raise KeyboardInterrupt
         task = next(task for task in self._bars.tasks if task.id == self._id)
-        before = task.completed
-        self._bars.update(self._id, completed=done, now=now)
+        before, self._done = self._done, done
+        steps = f"{done}/{self._total}"
+        self._bars.update(self._id, completed=self._cost(done), steps=steps, now=now)
         if self.console.is_terminal:
             return
         if done * LOG_LINES // self._total > before * LOG_LINES // self._total:
             left = "?" if task.time_remaining is None else f"{task.time_remaining:.0f}"
             self.console.print(
-                f"{task.description} {done}/{self._total}, {task.elapsed:.0f} s gone, "
+                f"{task.description} {steps}, {task.elapsed:.0f} s gone, "
                 f"{left} s left, {now}",
                 soft_wrap=True,
             )

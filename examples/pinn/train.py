@@ -115,7 +115,10 @@ def _advance(
     programs = _compiled(objective, phases, columns)
     compiling, running = time.perf_counter() - start, 0.0
     if phases:  # a run may have been killed after its last step
-        bar.console.print(f"{run.name}: {_expected(phases, programs, columns, step)}.")
+        of_phases = _seconds(phases, programs, columns)
+        text = _expected(phases, of_phases, step)
+        bar.console.print(f"{run.name}: {text}.")
+        bar.weigh(functools.partial(_cost, phases, of_phases))
     for phase, program in zip(phases, programs, strict=True):
         if step == phase.first:
             columns = _begin(phase, columns)
@@ -186,10 +189,10 @@ def _compiled(
     return programs
 
 
-def _expected(
-    phases: Sequence[Phase], programs: Sequence[Program], columns: Column, step: int
-) -> str:
-    """How long the steps that are left will take, by a few that are thrown away."""
+def _seconds(
+    phases: Sequence[Phase], programs: Sequence[Program], columns: Column
+) -> list[float]:
+    """How long a step of each phase takes, by a few that are thrown away."""
     found = []
     for phase, program in zip(phases, programs, strict=True):
         seconds = []
@@ -202,10 +205,25 @@ def _expected(
             jax.block_until_ready(program(begun, first, first + np.int32(steps)))
             seconds.append(time.perf_counter() - start)
         # Both have a report beside their steps.
-        of_step = max(seconds[2] - seconds[1], 0) / 2
-        left = of_step * (phase.end - max(step, phase.first))
-        found.append(f"{_duration(left)} of {phase.optimizer}")
-    return ", then ".join(found)
+        found.append(max(seconds[2] - seconds[1], 1e-9) / 2)
+    return found
+
+
+def _expected(phases: Sequence[Phase], of_phases: Sequence[float], step: int) -> str:
+    """How long the steps that are left will take, in words."""
+    return ", then ".join(
+        f"{_duration(seconds * (phase.end - max(step, phase.first)))} of "
+        f"{phase.optimizer}"
+        for phase, seconds in zip(phases, of_phases, strict=True)
+    )
+
+
+def _cost(phases: Sequence[Phase], of_phases: Sequence[float], steps: int) -> float:
+    """How many seconds the first steps take."""
+    return sum(
+        seconds * max(min(steps, phase.end) - phase.first, 0)
+        for phase, seconds in zip(phases, of_phases, strict=True)
+    )
 
 
 def _by_rate(config: Config, x: Any) -> np.ndarray:

@@ -161,19 +161,25 @@ def test_a_step_that_would_raise_the_loss_is_refused(tmp_path):
 def test_it_solves_in_few_steps():
     """From the initial weights, with new points at each step."""
     config = Config(
-        Path("unused"), problem="poisson1d", steps=0, gauss_newton_steps=60, depth=2,
+        Path("unused"), problem="poisson1d", steps=0, gauss_newton_steps=100, depth=2,
         width=16, interior_points=32, condition_points=2,
     )  # fmt: skip
     objective = Objective(config)
     (phase,) = phases_of(objective)
-    params = initial_params(config, jax.random.key(0))
 
-    def step(i, carry):
-        params, state = carry
-        params, state, _ = phase.update(params, state, 0.0, 0, i)
-        return params, state
+    def errors(seed):
+        params = initial_params(config, jax.random.key(seed))
 
-    run = jax.jit(lambda carry: jax.lax.fori_loop(0, 60, step, carry)[0])
-    after = run((params, phase.start(params, 0.0, 0)))
-    assert objective.errors(params)["u"] > 0.5
-    assert objective.errors(after)["u"] < 0.01
+        def step(i, carry):
+            params, state = carry
+            params, state, _ = phase.update(params, state, 0.0, seed, i)
+            return params, state
+
+        start = params, phase.start(params, 0.0, seed)
+        after, _ = jax.lax.fori_loop(0, 100, step, start)
+        return objective.errors(params)["u"], objective.errors(after)["u"]
+
+    before, after = jax.jit(jax.vmap(errors))(jnp.arange(5))
+    assert jnp.min(before) > 0.3
+    # One seed may be slow, by rounding errors that are those of a machine.
+    assert jnp.median(after) < 0.03

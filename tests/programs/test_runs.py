@@ -1,5 +1,6 @@
 """The folder of a run: nothing is lost, nothing is overwritten, mistakes are named."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from program import ROOT, strict
+from rich.console import Console
 
+from examples.common import progress
 from examples.common.runs import Recording, Run, RunError
 
 SETTINGS = {"depth": 3, "lr": (1e-3, 3e-3)}
@@ -167,3 +170,21 @@ def test_folders_that_are_no_run(tmp_path):
     (tmp_path / "settings.json").write_bytes(b"{")
     with pytest.raises(RunError, match=r"cannot read .*settings\.json: "):
         Recording(tmp_path, SETTINGS, resume=True)
+
+
+def test_progress_is_of_the_time_not_of_the_steps():
+    console = Console(file=io.StringIO())
+    bars = progress.Bars(console)
+    with progress.Steps(console, "run", 20, 5, bars) as steps:
+        (task,) = bars.tasks
+        assert task.percentage == 25
+        # The last ten steps take three times as long.
+        steps.weigh(lambda n: n + 2 * max(n - 10, 0))
+        assert task.percentage == 12.5
+        steps.show(10, "")
+        assert task.percentage == 25
+        steps.show(20, "error 1e-3")
+        assert task.percentage == 100
+    lines = console.file.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["run 10/20", "run 20/20"]
+    assert lines[1].endswith("error 1e-3")
