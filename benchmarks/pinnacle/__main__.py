@@ -56,7 +56,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ours": {
         "steps": 2000,
         "gauss_newton_steps": 250,
-        "points": "resampled",
         "dtype": "float64",
     },
     "control": {

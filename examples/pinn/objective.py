@@ -1,5 +1,6 @@
 """What is minimised: the network that a configuration names, and its loss."""
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -102,9 +103,19 @@ class Objective:
         self.parts = problem.parts
         self.sweep = operators.Sweep.of(problem.operators, problem.fields)
         self.block = CPU_BLOCK if jax.default_backend() == "cpu" else None
+        self.counts: Mapping[str, jax.Array] = {}
         points, solution = problem.reference()
         self._points = jnp.asarray(points, config.dtype)
         self._solution = jax.tree.map(lambda x: jnp.asarray(x, config.dtype), solution)
+
+    def counting(self, counts: Mapping[str, jax.Array]) -> "Objective":
+        """The same, but the square of a residual at a point counts as often as said.
+
+        Shape (n,) for the n points of each part that is named.
+        """
+        other = copy.copy(self)
+        other.counts = counts
+        return other
 
     def errors(self, params: Any) -> dict[str, jax.Array]:
         """The relative L2 error of each field whose solution is known."""
@@ -154,6 +165,9 @@ class Objective:
         known = {**predictions, **unknowns}
         taken = {name: known[name] for name in names_taken(part.residual)}
         zero = part.residual(points, **taken)
+        if part.name in self.counts:
+            root = jnp.sqrt(self.counts[part.name])
+            zero = jax.tree.map(lambda x: root * x, zero)
         if part.name == RESIDUAL and self.problem.split_residuals:
             return {f"{RESIDUAL} {name}": [x] for name, x in zero.items()}
         return {part.name: jax.tree.leaves(zero)}

@@ -10,8 +10,6 @@ from examples.pinn.objective import RESIDUAL, Objective
 
 CANDIDATES = 30
 """Points that are looked at for each one that is taken."""
-UNIFORM = 0.1
-"""What a point counts even where the equation holds; 1 is the mean."""
 
 
 def drawn(
@@ -28,13 +26,17 @@ def drawn_by_residual(
     params: Any,
     points: Mapping[str, jax.Array],
     key: jax.Array,
-) -> dict[str, jax.Array]:
-    """The same `points`, but inside the domain most are where the residual r is large.
+) -> tuple[Objective, dict[str, jax.Array]]:
+    """The same `points`, but inside the domain half are where the residual r is large.
 
     They are drawn from thirty times as many uniform ones, each with a probability
-    proportional to r² / mean(r²) + 0.1, as in residual-based adaptive distribution (Wu
-    et al. 2023, arXiv 2207.10289). A front that is thinner than the distance between
-    uniform points would else be seen by few of them, or none.
+    proportional to p = (1 + r² / mean(r²)) / 2, as in residual-based adaptive
+    distribution (Wu et al. 2023, arXiv 2207.10289). A front that is thinner than the
+    distance between uniform points would else be seen by few of them, or none. The
+    objective counts each as 1 / p, so that its mean square is still that of uniform
+    points: where the solution is smooth the points do no harm.
+
+    A residual that is no value of each point, such as a mean, keeps its uniform points.
     """
     of_candidates, of_choice = jax.random.split(key)
     inside, dtype = objective.parts[0], objective.config.dtype
@@ -43,14 +45,18 @@ def drawn_by_residual(
     predictions = objective.predict_part(params, inside, candidates)
     unknowns = objective.unknowns(params)
     terms = objective.residuals(inside, predictions, candidates, unknowns)
-    density = jnp.full(len(candidates), UNIFORM, dtype)
-    for residual in jax.tree.leaves(terms):
-        if residual.shape == density.shape:  # not of a mean over all points
-            squares = residual**2
-            mean = jnp.mean(squares)
-            density += squares / jnp.where(mean == 0, 1, mean)
-    probabilities = density / jnp.sum(density)
-    chosen = jax.random.choice(
-        of_choice, candidates, (number,), replace=False, p=probabilities
+    squares = [residual**2 for residual in jax.tree.leaves(terms)]
+    if any(x.shape != (len(candidates),) for x in squares):
+        return objective, dict(points)
+    means = [jnp.mean(x) for x in squares]
+    large = sum(
+        x / jnp.where(mean == 0, 1, mean)
+        for x, mean in zip(squares, means, strict=True)
     )
-    return {**points, RESIDUAL: chosen}
+    density = (1 + large / len(squares)) / 2
+    density /= jnp.mean(density)
+    chosen = jax.random.choice(
+        of_choice, len(candidates), (number,), replace=False, p=density / len(density)
+    )
+    counting = objective.counting({RESIDUAL: 1 / density[chosen]})
+    return counting, {**points, RESIDUAL: candidates[chosen]}

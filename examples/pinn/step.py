@@ -122,11 +122,13 @@ def second_order(objective: Objective) -> Phase:
         del lr
         key = jax.random.fold_in(jax.random.key(4000 + seed), step)
         of_points, of_values = jax.random.split(key)
-        points = sampling.drawn(objective, seed, step)
+        counting, points = objective, sampling.drawn(objective, seed, step)
         if config.points == "adaptive":
-            points = sampling.drawn_by_residual(objective, params, points, of_points)
+            counting, points = sampling.drawn_by_residual(
+                objective, params, points, of_points
+            )
         params, state, loss, gradient = gauss_newton.update(
-            objective, params, state, points, size(step), of_values
+            counting, params, state, points, size(step), of_values
         )
         return params, state, Found(loss, gradient, {}, {}, {})
 

@@ -1,6 +1,5 @@
 """The points of a step: what is drawn by the residual."""
 
-import functools
 from pathlib import Path
 
 import chex
@@ -13,6 +12,16 @@ from examples.pinn import sampling
 from examples.pinn.config import Config
 from examples.pinn.objective import Objective, initial_params
 
+MEAN = """
+import dataclasses
+from examples.pinn.problems.poisson import PROBLEM_1D as POISSON
+
+def residuals(points, u, **derivatives):
+    return {"equation": u, "mean": u.mean()}
+
+PROBLEM = dataclasses.replace(POISSON, residual=residuals, split_residuals=True)
+"""
+
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
@@ -23,36 +32,69 @@ def drawn():
     objective = Objective(Config(Path("unused"), problem="poisson1d", **small))
     params = initial_params(objective.config, jax.random.key(0))
     uniform = sampling.drawn(objective, jnp.int32(0), 7)
-    by_residual = jax.jit(functools.partial(sampling.drawn_by_residual, objective))
-    chosen = [by_residual(params, uniform, jax.random.key(i)) for i in range(20)]
+
+    @jax.jit
+    def by_residual(key):
+        counting, points = sampling.drawn_by_residual(objective, params, uniform, key)
+        return counting.counts["residual"], points
+
+    chosen = [by_residual(jax.random.key(i)) for i in range(20)]
     return objective, params, uniform, chosen
 
 
-def test_most_points_are_where_the_residual_is_large(drawn):
-    """The mean of r² at points of a density r² + 0.1 mean(r²) is known."""
+def squares(objective, params, points):
+    """Of the residual inside, as the objective counts it."""
+    inside = objective.parts[0]
+    at = objective.predict_part(params, inside, points)
+    (found,) = jax.tree.leaves(objective.residuals(inside, at, points, {}))
+    return np.asarray(found) ** 2
+
+
+def test_half_of_the_points_are_where_the_residual_is_large(drawn):
+    """The mean of r² at points of a density r² + mean(r²) is known."""
     objective, params, uniform, chosen = drawn
-
-    def squares(points):
-        return np.asarray(residual(points)) ** 2
-
-    @jax.jit
-    def residual(points):
-        inside = objective.parts[0]
-        at = objective.predict_part(params, inside, points)
-        (found,) = jax.tree.leaves(objective.residuals(inside, at, points, {}))
-        return found
-
     dense = objective.parts[0].where(jax.random.key(3), 5000, jnp.float32)
-    r2 = squares(dense)
-    density = r2 / r2.mean() + sampling.UNIFORM
+    r2 = squares(objective, params, dense)
+    density = r2 / r2.mean() + 1
     expected = np.sum(density * r2) / np.sum(density)
-    found = np.mean([squares(points["residual"]).mean() for points in chosen])
+    inside = [points["residual"] for _, points in chosen]
+    found = np.mean([squares(objective, params, x).mean() for x in inside])
     assert expected > 1.2 * r2.mean()
     np.testing.assert_allclose(found, expected, rtol=0.1)
-    for points in chosen:
+    for _, points in chosen:
         assert np.all(objective.problem.domain.contains(points["residual"]))
         assert len(np.unique(points["residual"], axis=0)) == 50
         chex.assert_trees_all_equal(points["boundary"], uniform["boundary"])
+
+
+def test_the_loss_is_that_of_uniform_points(drawn):
+    objective, params, _, chosen = drawn
+    dense = objective.parts[0].where(jax.random.key(3), 5000, jnp.float32)
+    expected = squares(objective, params, dense).mean()
+    found = []
+    for counts, points in chosen:
+        counting = objective.counting({"residual": counts})
+        losses, _ = counting.terms(params, points)
+        of_points = squares(objective, params, points["residual"])
+        np.testing.assert_allclose(
+            losses["residual"], np.mean(counts * of_points), rtol=1e-5
+        )
+        found.append(losses["residual"])
+        assert losses["boundary"] == objective.terms(params, points)[0]["boundary"]
+    np.testing.assert_allclose(np.mean(found), expected, rtol=0.1)
+
+
+def test_points_of_a_mean_are_uniform(tmp_path):
+    """A mean over points that are drawn by the residual would be another mean."""
+    path = tmp_path / "mean.py"
+    path.write_text(MEAN)
+    objective = Objective(Config(Path("unused"), problem=str(path), depth=1, width=4))
+    params = initial_params(objective.config, jax.random.key(0))
+    uniform = sampling.drawn(objective, jnp.int32(0), 7)
+    _, points = sampling.drawn_by_residual(
+        objective, params, uniform, jax.random.key(1)
+    )
+    chex.assert_trees_all_equal(points, uniform)
 
 
 def test_points_of_a_step_are_drawn_anew_unless_they_are_fixed(drawn):
