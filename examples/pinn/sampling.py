@@ -49,11 +49,11 @@ def drawn_by_residual(
     if any(x.shape != (len(candidates),) for x in squares):
         return objective, dict(points)
     means = [jnp.mean(x) for x in squares]
-    large = sum(
+    of_all = [
         x / jnp.where(mean == 0, 1, mean)
         for x, mean in zip(squares, means, strict=True)
-    )
-    density = (1 + large / len(squares)) / 2
+    ]
+    density = 1 + sum(of_all) / len(of_all)
     density /= jnp.mean(density)
     chosen = jax.random.choice(
         of_choice, len(candidates), (number,), replace=False, p=density / len(density)
