@@ -13,6 +13,7 @@ Without it this is energy natural gradient descent (Müller, Zeinhofer 2023, arX
 damping λ is Marquardt's: it depends on how well the linear residuals foretell the loss.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from examples.pinn.objective import UNKNOWNS, Objective, weighted_sum
+from examples.common.runs import RunError
+from examples.pinn.objective import UNKNOWNS, Objective, initial_params, weighted_sum
 from examples.pinn.problems.problem import Condition
 
 MOMENTUM = 0.95
@@ -36,6 +38,50 @@ class State(NamedTuple):
     damping: jax.Array
     last: jax.Array
     """The step before, of all parameters in one vector."""
+
+
+def check(objective: Objective) -> None:
+    """Raises RunError if a residual at one point depends on the fields at others.
+
+    Its Jacobian would have wrong rows, whose steps are poor or refused.
+    """
+
+    def others_change(points, predictions):
+        """Of each term: where the fields change at the first point only."""
+        found = {}
+        for part in objective.parts:
+            of_part = predictions[part.name]
+            change = jax.tree.map(lambda x: jnp.zeros_like(x).at[0].set(1), of_part)
+            residuals = functools.partial(
+                objective.residuals,
+                part,
+                points=points[part.name],
+                unknowns=objective.problem.unknowns,
+            )
+            _, changes = jax.jvp(residuals, (of_part,), (change,))
+            for term, xs in changes.items():
+                others = jnp.concatenate([jnp.atleast_1d(x)[1:] for x in xs])
+                found[term] = jnp.any(jnp.isfinite(others) & (others != 0))
+        return found
+
+    key = jax.random.key(0)
+    of_config = functools.partial(initial_params, objective.config)
+    params = jax.eval_shape(of_config, key)
+    points = jax.eval_shape(lambda key: objective.sample(key, 8), key)
+    predictions = jax.eval_shape(objective.predict, params, points)
+    shapes, structure = jax.tree.flatten((points, predictions))
+    # Any values: what depends on what is seen at almost all of them.
+    values = [
+        jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
+        for i, x in enumerate(shapes)
+    ]
+    found = jax.jit(others_change)(*jax.tree.unflatten(structure, values))
+    if terms := [term for term, is_coupled in found.items() if is_coupled]:
+        raise RunError(
+            f"'{terms[0]}' at one point depends on the fields at other points, which "
+            "Gauss-Newton cannot take. Return one value of all points, such as a mean, "
+            "or train without it: --gauss-newton-steps 0."
+        )
 
 
 def init(params: Any) -> State:
@@ -143,9 +189,8 @@ def _of_part(
 
     A residual has a value for each of n points, for each pair, or one for all of them.
     Value i depends on the predictions at the points i, i + m, i + 2 m, ..., so its row
-    is the sum of the gradients at these points. A residual that makes other use of many
-    points has the wrong rows: its steps are then worse, or refused. Of more measured
-    values than there are points inside, some are drawn.
+    is the sum of the gradients at these points; `check` refuses other residuals. Where
+    more values are measured than there are points inside, some are drawn.
     """
     most = objective.config.interior_points
     trained = {UNKNOWNS: params[UNKNOWNS]} if UNKNOWNS in params else {}

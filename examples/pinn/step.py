@@ -110,6 +110,8 @@ def first_order(objective: Objective) -> Phase:
 def second_order(objective: Objective) -> Phase:
     """Gauss-Newton on new points at each step, whose size falls in the second half."""
     config = objective.config
+    if config.gauss_newton_steps:
+        gauss_newton.check(objective)
     first, end = config.steps, config.steps + config.gauss_newton_steps
     half = (first + end) // 2
     size = optax.linear_schedule(1.0, 0.0, end - half, transition_begin=half)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from examples.common.runs import RunError
 from examples.pinn import gauss_newton
 from examples.pinn.config import Config
 from examples.pinn.objective import Objective, initial_params
@@ -93,6 +94,29 @@ def test_the_rows_are_gradients_of_the_residuals(problem, tmp_path):
         assert rows.shape == (len(values), len(flat))
         size = np.abs(exact).max()
         np.testing.assert_allclose(rows, exact, rtol=1e-3, atol=1e-5 * size)
+
+
+COUPLED = """
+import dataclasses
+from examples.pinn.problems.poisson import PROBLEM_1D as POISSON
+
+def residual(points, u, u_xx):
+    return u_xx + u {what}
+
+PROBLEM = dataclasses.replace(POISSON, residual=residual)
+"""
+
+
+@pytest.mark.parametrize("what", ["", "* (u - u.mean())", "+ u[::-1] ** 2"])
+def test_a_residual_that_couples_points_is_refused(what, tmp_path):
+    path = tmp_path / "coupled.py"
+    path.write_text(COUPLED.format(what=what))
+    objective = Objective(Config(Path("unused"), problem=str(path), **SMALL))
+    if not what:
+        gauss_newton.check(objective)
+        return
+    with pytest.raises(RunError, match="'residual' at one point depends on the fields"):
+        phases_of(objective)
 
 
 def test_balanced_terms_have_rows_of_one_length(tmp_path):
