@@ -24,6 +24,7 @@ from rich.table import Table
 from benchmarks import common
 from benchmarks.pinnacle import reference
 from examples.common.runs import Run
+from examples.pinn import sampling
 from examples.pinn.config import Config
 from examples.pinn.train import train
 
@@ -112,8 +113,13 @@ def evaluations_of(config: Config) -> int:
     """At how many points the network is evaluated in all, with its derivatives."""
     conditions = len(config.find_problem().conditions)
     points = config.interior_points + conditions * config.condition_points
-    # A Gauss-Newton step looks at its points a second time, from where it leads.
-    return points * (config.all_steps + config.gauss_newton_steps)
+    # A Gauss-Newton step looks at its points a second time, from where it leads, and
+    # at many more to draw them.
+    candidates = 0
+    if config.points == "adaptive":
+        candidates = sampling.CANDIDATES * config.interior_points
+    of_step = points + candidates
+    return points * config.all_steps + of_step * config.gauss_newton_steps
 
 
 def published(path: Path) -> list[dict[str, Any]]:

@@ -174,7 +174,7 @@ def digits() -> Options:
         "gauss_newton_steps": 400,
     }
     problems: Options = {
-        "burgers": {"width": 40},
+        "burgers": {"width": 40, "interior_points": 600, "condition_points": 128},
         "helmholtz": {"width": 50, "interior_points": 800, "condition_points": 200},
         "poisson": {},
         "allen-cahn": {"width": 50},

@@ -41,7 +41,9 @@ def test_record_beside_the_published_errors(tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose(
             entry["errors"], run.metrics["relative_l2"][0], rtol=1e-4
         )
-    assert [run["evaluations"] for run in others] == [8 * (3 + 2 * 2), 8 * 3]
+    # Thirty candidates for each of four points inside.
+    ours = 8 * (3 + 2 * 2) + 30 * 4 * 2
+    assert [run["evaluations"] for run in others] == [ours, 8 * 3]
     figure.draw(options.out, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").exists()
     assert "best published" in capsys.readouterr().out
