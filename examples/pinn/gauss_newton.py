@@ -45,40 +45,40 @@ def check(objective: Objective) -> None:
 
     Its Jacobian would have wrong rows, whose steps are poor or refused.
     """
+    of_config = functools.partial(initial_params, objective.config)
+    params = jax.eval_shape(of_config, jax.random.key(0))
+    points = jax.eval_shape(lambda key: objective.sample(key, 8), jax.random.key(0))
+    predictions = jax.eval_shape(objective.predict, params, points)
+    unknowns = {name: jnp.asarray(x) for name, x in objective.problem.unknowns.items()}
+    leaves, structure = jax.tree.flatten((points, predictions))
 
-    def others_change(points, predictions):
-        """Of each term: where the fields change at the first point only."""
-        found = {}
+    @jax.jit
+    def found(key):
+        """Of each term: if others change where the fields at the first point do."""
+        # Any values: what depends on what is seen at almost all of them.
+        values = [
+            jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
+            for i, x in enumerate(leaves)
+        ]
+        points, predictions = jax.tree.unflatten(structure, values)
+        is_coupled = {}
         for part in objective.parts:
-            of_part = predictions[part.name]
-            change = jax.tree.map(lambda x: jnp.zeros_like(x).at[0].set(1), of_part)
-            residuals = functools.partial(
-                objective.residuals,
-                part,
-                points=points[part.name],
-                unknowns=objective.problem.unknowns,
+            of_part, at = predictions[part.name], points[part.name]
+            first = jax.tree.map(lambda x: jnp.zeros_like(x).at[0].set(1), of_part)
+            _, changes = jax.jvp(
+                lambda x, part=part, at=at: objective.residuals(part, x, at, unknowns),
+                (of_part,),
+                (first,),
             )
-            _, changes = jax.jvp(residuals, (of_part,), (change,))
             for term, xs in changes.items():
                 others = jnp.concatenate([jnp.atleast_1d(x)[1:] for x in xs])
-                found[term] = jnp.any(jnp.isfinite(others) & (others != 0))
-        return found
+                is_coupled[term] = jnp.any(jnp.isfinite(others) & (others != 0))
+        return is_coupled
 
-    key = jax.random.key(0)
-    of_config = functools.partial(initial_params, objective.config)
-    params = jax.eval_shape(of_config, key)
-    points = jax.eval_shape(lambda key: objective.sample(key, 8), key)
-    predictions = jax.eval_shape(objective.predict, params, points)
-    shapes, structure = jax.tree.flatten((points, predictions))
-    # Any values: what depends on what is seen at almost all of them.
-    values = [
-        jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
-        for i, x in enumerate(shapes)
-    ]
-    found = jax.jit(others_change)(*jax.tree.unflatten(structure, values))
-    if terms := [term for term, is_coupled in found.items() if is_coupled]:
+    of_terms = found(jax.random.key(0))
+    if coupled := [term for term, is_coupled in of_terms.items() if is_coupled]:
         raise RunError(
-            f"'{terms[0]}' at one point depends on the fields at other points, which "
+            f"'{coupled[0]}' at one point depends on the fields at other points, which "
             "Gauss-Newton cannot take. Return one value of all points, such as a mean, "
             "or train without it: --gauss-newton-steps 0."
         )

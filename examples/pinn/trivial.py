@@ -34,7 +34,9 @@ def of_best_constant(objective: Objective) -> dict[str, float]:
     conditions = [condition.name for condition in problem.conditions]
 
     @jax.jit
-    def found(points):
+    def found(key):
+        points = objective.sample(key, POINTS)
+
         def losses(constants):
             """Those of constant fields, whose derivatives are zero."""
             values = dict.fromkeys(problem.operators, jnp.zeros((), dtype))
@@ -60,8 +62,7 @@ def of_best_constant(objective: Objective) -> dict[str, float]:
         best = -jnp.linalg.pinv(hessian, hermitian=True) @ slope
         return losses(best), losses(zero)
 
-    points = objective.sample(jax.random.key(3000), POINTS)
-    best, at_zero = jax.device_get(found(points))
+    best, at_zero = jax.device_get(found(jax.random.key(3000)))
     # Where the constant is right, rounding errors are left of what it has removed.
     return {
         name: float(x) if x > 1e-6 * at_zero[name] else np.inf

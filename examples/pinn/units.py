@@ -4,6 +4,8 @@ A network with the usual initial weights returns values of order one. A temperat
 293 K would have to come from its last bias, which moves by the learning rate.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,25 +56,22 @@ def prescribed(problem: Problem, field: str) -> np.ndarray:
     A residual that is zero for field = value need not be written like that; then its
     values are not seen here.
     """
-    found = [
-        np.ravel(-zero)
-        for condition in problem.conditions
-        if field in names_taken(condition.residual)
-        for zero, one in zip(
-            _residual(problem, condition, field, 0.0),
-            _residual(problem, condition, field, 1.0),
-            strict=True,
-        )
-        if np.allclose(one - zero, 1.0, atol=1e-3 * (1 + np.abs(zero).max()))
-    ]
+    found, key = [], jax.random.key(0)
+    for condition in problem.conditions:
+        if field in names_taken(condition.residual):
+            of_constants = functools.partial(_residuals, problem, condition, field)
+            for zero, one in zip(*jax.jit(of_constants)(key), strict=True):
+                zero, one = np.float64(zero), np.float64(one)
+                if np.allclose(one - zero, 1.0, atol=1e-3 * (1 + np.abs(zero).max())):
+                    found.append(np.ravel(-zero))
     return np.concatenate([np.zeros(0), *found])
 
 
-def _residual(
-    problem: Problem, condition: Condition, field: str, value: float
-) -> list[np.ndarray]:
-    """What a condition makes of a constant field, while all else is zero."""
-    points = condition.where(jax.random.key(0), POINTS, jnp.float32)
+def _residuals(
+    problem: Problem, condition: Condition, field: str, key: jax.Array
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """What a condition makes of a field of 0 and of 1, while all else is zero."""
+    points = condition.where(key, POINTS, jnp.float32)
     quantities = {
         name: jnp.full(() if name in problem.unknowns else len(points), 0.0)
         for name in names_taken(condition.residual)
@@ -82,9 +81,12 @@ def _residual(
         for name, x in problem.unknowns.items()
         if name in quantities
     }
-    quantities[field] = jnp.full(len(points), value)
-    found = condition.residual(points, **quantities)
-    return [np.asarray(x, np.float64) for x in jax.tree.leaves(found)]
+
+    def of_constant(value):
+        of_field = {field: jnp.full(len(points), value)}
+        return jax.tree.leaves(condition.residual(points, **quantities | of_field))
+
+    return of_constant(0.0), of_constant(1.0)
 
 
 def describe(scales: dict[str, Scale]) -> str | None:
