@@ -54,8 +54,8 @@ def check(objective: Objective) -> None:
 
     @jax.jit
     def found(key):
-        """Of each term: if others change where the fields at the first point do."""
-        # Any values: what depends on what is seen at almost all of them.
+        """For each term: do its values change at other points than the first?"""
+        # Almost any values show what depends on what.
         values = [
             jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
             for i, x in enumerate(leaves)

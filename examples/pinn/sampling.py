@@ -32,11 +32,13 @@ def drawn_by_residual(
     They are drawn from thirty times as many uniform ones, each with a probability
     proportional to p = (1 + r² / mean(r²)) / 2, as in residual-based adaptive
     distribution (Wu et al. 2023, arXiv 2207.10289). A front that is thinner than the
-    distance between uniform points would else be seen by few of them, or none. The
-    objective counts each as 1 / p, so that its mean square is still that of uniform
-    points: where the solution is smooth the points do no harm.
+    distance between uniform points would else be seen by few of them, or none.
 
-    A residual that is no value of each point, such as a mean, keeps its uniform points.
+    Where a residual has no value for each point, such as a mean, all stay uniform.
+
+    Returns:
+      The objective, in which the square at a point counts 1 / p times, so that the loss
+      is still that of uniform points; and the points.
     """
     of_candidates, of_choice = jax.random.split(key)
     inside, dtype = objective.parts[0], objective.config.dtype

@@ -219,7 +219,7 @@ def _expected(phases: Sequence[Phase], of_phases: Sequence[float], step: int) ->
 
 
 def _cost(phases: Sequence[Phase], of_phases: Sequence[float], steps: int) -> float:
-    """How many seconds the first steps take."""
+    """How many seconds the first `steps` of these phases take."""
     return sum(
         seconds * max(min(steps, phase.end) - phase.first, 0)
         for phase, seconds in zip(phases, of_phases, strict=True)
