@@ -13,6 +13,7 @@ import numpy as np
 from examples.common.comparison import Judge, Measure, Record
 from examples.common.optimizers import ScaleControl
 from examples.pinn.config import OF_OLDER_RUNS, WEIGHT, Config
+from examples.pinn.problems import PROBLEMS
 
 SCORE = "relative_l2"
 """The key of the errors in metrics.json."""
@@ -43,7 +44,7 @@ def best_rate(scores: np.ndarray) -> int:
 # --- The sets ---
 
 StudyName = Literal[
-    "depth", "sgd", "muon", "helmholtz", "burgers", "symptoms", "digits"
+    "defaults", "depth", "sgd", "muon", "helmholtz", "burgers", "symptoms", "digits"
 ]
 Options = dict[str, dict[str, Any]]
 """The options of runs, by name."""
@@ -58,6 +59,14 @@ def methods(optimizer: str, controls: Iterable[str], **options: Any) -> Options:
         | {"optimizer": optimizer, "scale_control": control}
         for control in controls
     }
+
+
+def defaults() -> Options:
+    """Every problem that ships, as `train` does it without another option."""
+    of_train = dict(vars(Config(Path())))
+    for name in ("out", "depth", "resume"):
+        del of_train[name]
+    return {name: of_train | {"problem": name} for name in PROBLEMS}
 
 
 def depth() -> Options:
@@ -187,6 +196,7 @@ def digits() -> Options:
 
 
 STUDIES: dict[StudyName, tuple[tuple[int, ...], Options]] = {
+    "defaults": ((Config(Path()).depth,), defaults()),
     "depth": ((4, 8, 16, 32, 64, 128), depth()),
     "sgd": ((16, 64), sgd()),
     "muon": ((64,), settings_of_stablegrad()),
