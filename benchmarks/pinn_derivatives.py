@@ -29,7 +29,7 @@ from benchmarks import common
 from examples.common import pictures
 from examples.pinn import operators
 from examples.pinn.config import Config
-from examples.pinn.objective import initial_params, network_of
+from examples.pinn.objective import Objective
 from examples.pinn.problems import kovasznay
 from examples.pinn.problems.problem import Problem, names_taken
 
@@ -68,9 +68,9 @@ def unrolled(problem: Problem, params: Any, x: jax.Array) -> jax.Array:
     return jnp.tanh(x) @ last["kernel"] + last["bias"]
 
 
-def residuals_of(config: Config) -> dict[str, Residual]:
+def residuals_of(objective: Objective) -> dict[str, Residual]:
     """The residual by each method; "ours" is what the others are compared with."""
-    problem, network = config.find_problem(), network_of(config)
+    problem, network = objective.problem, objective.network
     names = names_taken(problem.residual)
     sweep = operators.Sweep.of(problem.operators, problem.fields).only(names)
     fields_of = partial(unrolled, problem)
@@ -227,11 +227,12 @@ def measure(config: Config, number: int, rounds: int) -> common.Found:
 
     The error is that of the residual or of the gradient, whichever is larger.
     """
-    points = config.find_problem().domain.sample(jax.random.key(0), number, jnp.float32)
-    residuals = residuals_of(config)
+    objective = Objective(config)
+    points = objective.problem.domain.sample(jax.random.key(0), number, jnp.float32)
+    residuals = residuals_of(objective)
     # Biases start at zero, which would hide a method that ignores them.
     params = jax.tree.map(
-        lambda x: jnp.where(x == 0, 0.1, x), initial_params(config, jax.random.key(1))
+        lambda x: jnp.where(x == 0, 0.1, x), objective.initial_params(jax.random.key(1))
     )
     reference = partial(value_and_gradient, residuals["nested jvp"])
     (_, zero), gradient = in_double_precision(reference, params, points)

@@ -18,7 +18,7 @@ import stablegrad_optax as sg
 from benchmarks import common
 from benchmarks.loss_terms.methods import METHODS
 from examples.pinn.config import Config
-from examples.pinn.objective import Objective, initial_params
+from examples.pinn.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ def main(options: Options) -> None:
         interior_points=options.points, condition_points=options.points // 4,
     )  # fmt: skip
     objective = Objective(config)
-    params = initial_params(config, jax.random.key(1))
+    params = objective.initial_params(jax.random.key(1))
 
     def losses(params, points):
         return objective.terms(params, points)[0]

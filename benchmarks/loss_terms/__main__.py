@@ -34,7 +34,7 @@ from examples.common import optimizers
 from examples.pinn import trivial
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
-from examples.pinn.objective import INITIALIZERS, Objective, initial_params
+from examples.pinn.objective import INITIALIZERS, Objective
 
 Base = Literal["muon", "adam"]
 PINNACLE = Path(reference.__file__).with_name("problems")
@@ -172,7 +172,7 @@ def results(
             updates, state = tx.update(grads, state, params, values=values)
             return optax.apply_updates(params, updates), state
 
-        params = initial_params(config, jax.random.key(seed))
+        params = objective.initial_params(jax.random.key(seed))
         carry = params, tx.init(params)
         params, _ = jax.lax.fori_loop(0, case.steps, step, carry)
         points = objective.sample(jax.random.key(3001), TEST_POINTS)

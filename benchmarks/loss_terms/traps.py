@@ -22,7 +22,7 @@ from benchmarks.loss_terms.methods import METHODS, RESIDUAL
 from examples.common import optimizers, pictures
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
-from examples.pinn.objective import Objective, initial_params
+from examples.pinn.objective import Objective
 
 RULES = {"equal scales (0.1)": "equal scales (0.1)", "balance_terms": "balanced"}
 PROBLEMS = {
@@ -79,7 +79,7 @@ def history(
         return jax.tree.map(lambda x: x[::EVERY], found), objective.errors(params)["u"]
 
     with jax.default_matmul_precision("highest"):
-        found, error = train(initial_params(config, jax.random.key(seed)))
+        found, error = train(objective.initial_params(jax.random.key(seed)))
     return jax.device_get(found), float(error)
 
 

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 
 import stablegrad_optax as sg
-from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
-from examples.pinn.objective import Objective, initial_params
+from examples.pinn.objective import Objective
 from examples.pinn.step import Phase
 
 
@@ -28,11 +27,12 @@ class Column(NamedTuple):
     """The step at which loss or weights were no longer finite, or -1."""
 
 
-def columns_of(config: Config) -> Column:
+def columns_of(objective: Objective) -> Column:
     """The columns of a run at its beginning, without an optimizer state."""
+    config = objective.config
 
     def start(lr, seed):
-        params = initial_params(config, jax.random.key(seed))
+        params = objective.initial_params(jax.random.key(seed))
         return Column(lr, seed, params, state=(), stopped_at=jnp.int32(-1))
 
     rates = jnp.repeat(jnp.asarray(config.lr, config.dtype), config.seeds)
@@ -46,28 +46,22 @@ def begin(phase: Phase, columns: Column) -> Column:
     return columns._replace(state=state)
 
 
-def template(config: Config, phases: Sequence[Phase], step: int) -> Column:
+def template(objective: Objective, phases: Sequence[Phase], step: int) -> Column:
     """The structure of the columns after some steps, for reading a checkpoint.
 
     At the boundary of two phases it is that of the phase that ends there.
     """
     phase = next(phase for phase in phases if step <= phase.end)
-    return jax.eval_shape(lambda: begin(phase, columns_of(config)))
+    return jax.eval_shape(lambda: begin(phase, columns_of(objective)))
 
 
 def advance(
-    objective: Objective,
-    phase: Phase,
-    constant: Mapping[str, float],
-    column: Column,
-    first: jax.Array,
-    end: jax.Array,
+    phase: Phase, column: Column, first: jax.Array, end: jax.Array
 ) -> tuple[Column, dict[str, Any]]:
-    """Steps `first` to `end` of a column, and a report of the last of them.
+    """Steps `first` to `end` of a column, and a report of the last of them."""
 
-    `constant` is what each term is for the best constant field.
-    """
-
+    # Traced once, for its shapes and for the loop.
+    @jax.jit
     def update(column, index):
         return phase.update(column.params, column.state, column.lr, column.seed, index)
 
@@ -89,17 +83,10 @@ def advance(
     *_, found = jax.eval_shape(update, column, first)
     found = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
     column, found = jax.lax.fori_loop(first, end, step, (column, found))
-    points = objective.sample(
-        jax.random.key(3000 + column.seed), objective.config.interior_points
-    )
-    losses, _ = objective.terms(column.params, points)
     names = sorted(found.term_grads)  # as the leaves of a dict are
     cosines = sg.term_alignment(found.term_grads) if names else ()
     return column, {
         "loss": found.loss,
-        "errors": objective.errors(column.params),
-        "unknowns": objective.unknowns(column.params),
-        "shares": {name: x / constant[name] for name, x in losses.items()},
         "layer_scales": sg.layer_scales(found.gradient, stack_axis=stack_axis),
         "losses": found.losses,
         "term_scales": sg.term_scales(found.term_grads),
@@ -108,4 +95,21 @@ def advance(
             for name, row in zip(names, cosines, strict=True)
         },
         "term_weights": found.term_weights,
+    }
+
+
+def assess(
+    objective: Objective, constant: Mapping[str, float], params: Any, seed: jax.Array
+) -> dict[str, Any]:
+    """How good a column is: errors, coefficients, and how far each term is satisfied.
+
+    `constant` is what each term is for the best constant field.
+    """
+    key = jax.random.key(3000 + seed)
+    points = objective.sample(key, objective.config.interior_points)
+    losses, _ = objective.terms(params, points)
+    return {
+        "errors": objective.errors(params),
+        "unknowns": objective.unknowns(params),
+        "shares": {name: x / constant[name] for name, x in losses.items()},
     }

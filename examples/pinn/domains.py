@@ -66,18 +66,24 @@ def kept(candidates: Sampler, keep: Predicate) -> Sampler:
     Enough candidates are drawn at once that a shortage is six standard deviations away;
     in that case some points are returned twice.
 
-    Raises:
-      ValueError: if none of many candidates is kept.
+    The sampler raises ValueError if none of many candidates is kept.
     """
-    with jax.ensure_compile_time_eval():
-        tried = candidates(jax.random.key(0), TRIALS, jnp.float32)
-        share = float(jnp.mean(keep(tried)))
-    if share == 0:
-        raise ValueError("the domain, or this part of its boundary, has no points")
+
+    @jax.jit
+    def share_of(key: jax.Array) -> jax.Array:
+        return jnp.mean(keep(candidates(key, TRIALS, jnp.float32)))
+
+    @functools.cache  # found by the first who draws, and not when a file is imported
+    def share() -> float:
+        with jax.ensure_compile_time_eval():
+            found = float(share_of(jax.random.key(0)))
+        if found == 0:
+            raise ValueError("the domain, or this part of its boundary, has no points")
+        return found
 
     def sample(key: jax.Array, number: int, dtype: Any) -> jax.Array:
         # The mean from which six standard deviations down there are enough.
-        total = math.ceil((3 + math.sqrt(9 + number)) ** 2 / share)
+        total = math.ceil((3 + math.sqrt(9 + number)) ** 2 / share())
         points = candidates(key, total, dtype)
         good = keep(points)
         first = jnp.argsort(~good)

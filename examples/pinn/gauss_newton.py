@@ -13,7 +13,6 @@ Without it this is energy natural gradient descent (Müller, Zeinhofer 2023, arX
 damping λ is Marquardt's: it depends on how well the linear residuals foretell the loss.
 """
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from examples.common.runs import RunError
-from examples.pinn.objective import UNKNOWNS, Objective, initial_params, weighted_sum
+from examples.pinn.objective import UNKNOWNS, Objective, weighted_sum
 from examples.pinn.problems.problem import Condition
 
 MOMENTUM = 0.95
@@ -45,8 +44,7 @@ def check(objective: Objective) -> None:
 
     Its Jacobian would have wrong rows, whose steps are poor or refused.
     """
-    of_config = functools.partial(initial_params, objective.config)
-    params = jax.eval_shape(of_config, jax.random.key(0))
+    params = jax.eval_shape(objective.initial_params, jax.random.key(0))
     points = jax.eval_shape(lambda key: objective.sample(key, 8), jax.random.key(0))
     predictions = jax.eval_shape(objective.predict, params, points)
     unknowns = {name: jnp.asarray(x) for name, x in objective.problem.unknowns.items()}

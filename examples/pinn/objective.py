@@ -13,7 +13,7 @@ from examples.common.runs import RunError
 from examples.pinn import operators, units
 from examples.pinn.config import Config
 from examples.pinn.network import DeepNetwork
-from examples.pinn.problems.problem import Condition, names_taken
+from examples.pinn.problems.problem import Condition, Problem, names_taken
 
 INITIALIZERS: dict[str, Callable[[operators.Activation], Any]] = {
     "glorot": lambda activation: jax.nn.initializers.glorot_normal(),
@@ -31,64 +31,6 @@ RESIDUAL = "residual"
 CPU_BLOCK = 4096
 
 
-def network_of(config: Config) -> DeepNetwork:
-    """The network that a configuration names."""
-    problem = config.find_problem()
-    activation = getattr(
-        jnp if config.activation == "sin" else jax.nn, config.activation
-    )
-    try:
-        kernel_init = INITIALIZERS[config.initialization](activation)
-    except ValueError as error:
-        raise RunError(
-            f"--initialization {config.initialization} does not go with --activation "
-            f"{config.activation}: {error}"
-        ) from None
-    scales = [scales_of(config)[name] for name in problem.fields]
-    return DeepNetwork(
-        depth=config.depth,
-        width=config.width,
-        lower=tuple(problem.domain.lower),
-        upper=tuple(problem.domain.upper),
-        fields=problem.fields,
-        offsets=tuple(offset for offset, _ in scales),
-        units=tuple(unit for _, unit in scales),
-        activation=activation,
-        kernel_init=kernel_init,
-    )
-
-
-def scales_of(config: Config) -> dict[str, units.Scale]:
-    """Offset and unit of each field."""
-    problem = config.find_problem()
-    if config.units == "none":
-        return dict.fromkeys(problem.fields, (0.0, 1.0))
-    return units.of_fields(problem)
-
-
-def initial_params(config: Config, key: jax.Array) -> Any:
-    """Those of the network, and the unknown coefficients if there are any."""
-    problem = config.find_problem()
-    points = jnp.zeros((1, problem.dimension), config.dtype)
-    params = network_of(config).init(key, points)
-    if not problem.unknowns:
-        return params
-    unit = units_of_unknowns(config)
-    unknowns = {
-        name: jnp.asarray(x / unit[name], config.dtype)
-        for name, x in problem.unknowns.items()
-    }
-    return {**params, UNKNOWNS: unknowns}
-
-
-def units_of_unknowns(config: Config) -> dict[str, float]:
-    """What the trained numbers are multiplied by to be the unknown coefficients."""
-    problem = config.find_problem()
-    if config.units == "none":
-        return dict.fromkeys(problem.unknowns, 1.0)
-    return units.of_coefficients(problem)
-
-
 class Objective:
     """The terms of a problem's loss: the residual, and each condition by its name.
 
@@ -99,7 +41,12 @@ class Objective:
     def __init__(self, config: Config):
         self.config = config
         self.problem = problem = config.find_problem()
-        self.network = network_of(config)
+        self.scales = dict.fromkeys(problem.fields, (0.0, 1.0))
+        self.units_of_unknowns = dict.fromkeys(problem.unknowns, 1.0)
+        if config.units == "automatic":
+            self.scales = units.of_fields(problem)
+            self.units_of_unknowns = units.of_coefficients(problem)
+        self.network = network_of(config, problem, self.scales)
         self.parts = problem.parts
         self.sweep = operators.Sweep.of(problem.operators, problem.fields)
         self.block = CPU_BLOCK if jax.default_backend() == "cpu" else None
@@ -116,6 +63,16 @@ class Objective:
         other = copy.copy(self)
         other.counts = counts
         return other
+
+    def initial_params(self, key: jax.Array) -> Any:
+        """Those of the network, and the unknown coefficients if there are any."""
+        dtype = self.config.dtype
+        params = self.network.init(key, jnp.zeros((1, self.problem.dimension), dtype))
+        unknowns = {
+            name: jnp.asarray(x / self.units_of_unknowns[name], dtype)
+            for name, x in self.problem.unknowns.items()
+        }
+        return {**params, UNKNOWNS: unknowns} if unknowns else params
 
     def errors(self, params: Any) -> dict[str, jax.Array]:
         """The relative L2 error of each field whose solution is known."""
@@ -191,7 +148,7 @@ class Objective:
         """The unknown coefficients, from the parameters."""
         return {
             name: unit * params[UNKNOWNS][name]
-            for name, unit in units_of_unknowns(self.config).items()
+            for name, unit in self.units_of_unknowns.items()
         }
 
     def terms(
@@ -205,7 +162,7 @@ class Objective:
     def weights(self) -> dict[str, float]:
         """What each term's mean square is multiplied by; its importance if balanced."""
         key = jax.random.key(0)
-        params = jax.eval_shape(functools.partial(initial_params, self.config), key)
+        params = jax.eval_shape(self.initial_params, key)
         points = jax.eval_shape(lambda key: self.sample(key, 1), key)
         terms, _ = jax.eval_shape(self.terms, params, points)
         is_weighted = self.config.terms == "weighted"
@@ -216,6 +173,34 @@ class Objective:
     def loss(self, params: Any, points: Mapping[str, jax.Array]) -> jax.Array:
         """The weighted sum of the terms."""
         return weighted_sum(self.terms(params, points)[0], self.weights)
+
+
+def network_of(
+    config: Config, problem: Problem, scales: Mapping[str, units.Scale]
+) -> DeepNetwork:
+    """The network that a configuration names; `scales` are those of the fields."""
+    activation = getattr(
+        jnp if config.activation == "sin" else jax.nn, config.activation
+    )
+    try:
+        kernel_init = INITIALIZERS[config.initialization](activation)
+    except ValueError as error:
+        raise RunError(
+            f"--initialization {config.initialization} does not go with --activation "
+            f"{config.activation}: {error}"
+        ) from None
+    offsets, of_fields = zip(*(scales[name] for name in problem.fields), strict=True)
+    return DeepNetwork(
+        depth=config.depth,
+        width=config.width,
+        lower=tuple(problem.domain.lower),
+        upper=tuple(problem.domain.upper),
+        fields=problem.fields,
+        offsets=offsets,
+        units=of_fields,
+        activation=activation,
+        kernel_init=kernel_init,
+    )
 
 
 def weighted_sum(terms: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:

@@ -163,6 +163,7 @@ def lbfgs(objective: Objective) -> Phase:
         weights, state = state
         points = fixed_points(seed)
 
+        @jax.jit  # traced once, and taken in several places of the line search
         def loss(params):
             return weighted_sum(objective.terms(params, points)[0], weights)
 

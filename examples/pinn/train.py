@@ -15,9 +15,16 @@ from rich.console import Console
 from examples.common import progress
 from examples.common.runs import DivergedError, Recording, Run, RunError
 from examples.pinn import trivial, units
-from examples.pinn.columns import Column, advance, begin, columns_of, template
+from examples.pinn.columns import (
+    Column,
+    advance,
+    assess,
+    begin,
+    columns_of,
+    template,
+)
 from examples.pinn.config import Config
-from examples.pinn.objective import Objective, scales_of
+from examples.pinn.objective import Objective
 from examples.pinn.problems import is_own, own
 from examples.pinn.step import Phase, phases_of
 from examples.pinn.studies import SCORE, best_rate, final_scores
@@ -48,9 +55,9 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
         if run.finished:
             console.print(f"{config.out} is finished already: nothing to do.")
             return
-        found = run.resume(functools.partial(template, config, phases))
+        found = run.resume(functools.partial(template, objective, phases))
         if found is None:
-            step, columns = 0, jax.jit(lambda: columns_of(config))()
+            step, columns = 0, jax.jit(lambda: columns_of(objective))()
         else:
             step, columns = found[0], jax.device_put(found[1])
             console.print(f"Resumed at step {step}.")
@@ -90,7 +97,7 @@ def describe(objective: Objective) -> str:
     lines = [
         f"{problem.name}: {config.depth} layers of {config.width}, {points}, {steps}, "
         f"{columns}.",
-        units.describe(scales_of(config)),
+        units.describe(objective.scales),
         f"Not used: {'; '.join(config.unused())}." if config.unused() else None,
     ]
     return "\n".join(filter(None, lines))
@@ -112,13 +119,18 @@ def _advance(
     config, first = objective.config, step
     start = time.perf_counter()
     phases = [phase for phase in phases if step < phase.end]
-    programs = _compiled(objective, phases, columns)
+    programs, assessment = _compiled(objective, phases, columns)
     compiling, running = time.perf_counter() - start, 0.0
     if phases:  # a run may have been killed after its last step
         of_phases = _seconds(phases, programs, columns)
-        text = _expected(phases, of_phases, step)
+        text = ", then ".join(
+            f"{_duration(cost)} of {phase.optimizer}"
+            for phase, cost in zip(
+                phases, _costs(phases, of_phases, step, phases[-1].end), strict=True
+            )
+        )
         bar.console.print(f"{run.name}: {text}.")
-        bar.weigh(functools.partial(_cost, phases, of_phases))
+        bar.weigh(lambda steps: sum(_costs(phases, of_phases, 0, steps)))
     for phase, program in zip(phases, programs, strict=True):
         if step == phase.first:
             columns = _begin(phase, columns)
@@ -126,6 +138,7 @@ def _advance(
             start = time.perf_counter()
             before, step = step, min(step + config.chunk, phase.end)
             columns, report = program(columns, np.int32(before), np.int32(step))
+            report |= assessment(columns.params, columns.seed)
             # Waits until the steps are done.
             report = jax.device_get(report)
             report = jax.tree.map(functools.partial(_by_rate, config), report)
@@ -177,16 +190,17 @@ def _begin(phase: Phase, columns: Column) -> Column:
 
 def _compiled(
     objective: Objective, phases: Sequence[Phase], columns: Column
-) -> list[Program]:
-    """Of each phase, the steps between two reports as one program."""
-    constant = trivial.of_best_constant(objective)
+) -> tuple[list[Program], Callable[..., dict[str, Any]]]:
+    """Programs: the steps of each phase between two reports, and the assessment."""
     programs: list[Program] = []
     for phase in phases:
-        chunk = functools.partial(advance, objective, phase, constant)
-        jitted = jax.jit(jax.vmap(chunk, (0, None, None)), donate_argnums=0)
+        chunk = jax.vmap(functools.partial(advance, phase), (0, None, None))
         shapes = jax.eval_shape(functools.partial(begin, phase), columns)
+        jitted = jax.jit(chunk, donate_argnums=0)
         programs.append(jitted.lower(shapes, np.int32(0), np.int32(1)).compile())
-    return programs
+    constant = trivial.of_best_constant(objective)
+    of_columns = jax.jit(jax.vmap(functools.partial(assess, objective, constant)))
+    return programs, of_columns.lower(columns.params, columns.seed).compile()
 
 
 def _seconds(
@@ -209,21 +223,14 @@ def _seconds(
     return found
 
 
-def _expected(phases: Sequence[Phase], of_phases: Sequence[float], step: int) -> str:
-    """How long the steps that are left will take, in words."""
-    return ", then ".join(
-        f"{_duration(seconds * (phase.end - max(step, phase.first)))} of "
-        f"{phase.optimizer}"
+def _costs(
+    phases: Sequence[Phase], of_phases: Sequence[float], first: int, end: int
+) -> list[float]:
+    """How many seconds of steps `first` to `end` each phase takes."""
+    return [
+        seconds * max(min(end, phase.end) - max(first, phase.first), 0)
         for phase, seconds in zip(phases, of_phases, strict=True)
-    )
-
-
-def _cost(phases: Sequence[Phase], of_phases: Sequence[float], steps: int) -> float:
-    """How many seconds the first `steps` of these phases take."""
-    return sum(
-        seconds * max(min(steps, phase.end) - phase.first, 0)
-        for phase, seconds in zip(phases, of_phases, strict=True)
-    )
+    ]
 
 
 def _by_rate(config: Config, x: Any) -> np.ndarray:
@@ -281,7 +288,7 @@ def fields(run: Run, config: Config, rate: int, seed: int, points: np.ndarray) -
     `points` have shape (n, dimension).
     """
     objective = Objective(config)
-    found = run.restore(functools.partial(template, config, phases_of(objective)))
+    found = run.restore(functools.partial(template, objective, phases_of(objective)))
     if found is None:
         raise RunError(f"{run.path} has no checkpoint.")
     params = jax.tree.map(lambda x: x[rate * config.seeds + seed], found[1].params)

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from examples.common.runs import RunError
 from examples.pinn import gauss_newton
 from examples.pinn.config import Config
-from examples.pinn.objective import Objective, initial_params
+from examples.pinn.objective import Objective
 from examples.pinn.step import phases_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -51,7 +51,7 @@ def objective_of(problem, tmp_path, **options):
 
 def start(objective):
     """Parameters, of which none is zero, and points."""
-    params = initial_params(objective.config, jax.random.key(0))
+    params = objective.initial_params(jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.1, params)
     return params, objective.sample(jax.random.key(1), objective.config.interior_points)
 
@@ -192,7 +192,7 @@ def test_it_solves_in_few_steps():
     (phase,) = phases_of(objective)
 
     def errors(seed):
-        params = initial_params(config, jax.random.key(seed))
+        params = objective.initial_params(jax.random.key(seed))
 
         def step(i, carry):
             params, state = carry

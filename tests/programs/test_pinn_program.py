@@ -111,9 +111,10 @@ def assert_same_bytes(never, resumed):
     one, other = ((path / "history.jsonl").read_bytes() for path in (never, resumed))
     assert one == other
     config = train.load(resumed)[1]
-    phases = training_step.phases_of(Objective(config))
+    objective = Objective(config)
+    phases = training_step.phases_of(objective)
     one, other = (
-        Run(path).restore(lambda step: template(config, phases, step))
+        Run(path).restore(lambda step: template(objective, phases, step))
         for path in (never, resumed)
     )
     jax.tree.map(np.testing.assert_array_equal, one, other)
@@ -201,8 +202,9 @@ def test_every_problem_and_option_trains(problem, options):
     config = Config(out=Path("unused"), problem=problem, **options)
     config.check()
     train.set_numerics(config)
-    phase, *_ = phases = training_step.phases_of(Objective(config))
-    columns = template(config, phases, 0)
+    objective = Objective(config)
+    phase, *_ = phases = training_step.phases_of(objective)
+    columns = template(objective, phases, 0)
     column = jax.eval_shape(
         lambda: jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), columns)
     )
