@@ -31,7 +31,7 @@ $(VENV)/.%: pyproject.toml constraints.txt
 demo: $(VENV)/.examples
 	$(BIN)/python -m examples.pinn demo --out demo
 
-test: $(VENV)/.test $(VENV)/.integrations
+test: $(VENV)/.test
 	$(QUICK_COMPILATION) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
 
 lint: $(VENV)/.dev
@@ -44,7 +44,7 @@ types: $(VENV)/.dev
 # Compares the numbers and the code on the pages with the files they are from, runs their
 # programs, builds them, and follows every link between them, as Markdown too, and the files
 # here, without a network.
-docs: $(VENV)/.docs
+docs: $(VENV)/.dev
 	$(BIN)/python -m docs.results --check
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b doctest docs docs/_build/doctest
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b html docs docs/_build/html
@@ -52,7 +52,7 @@ docs: $(VENV)/.docs
 
 # Writes the measured numbers into the pages, from benchmarks/results and docs/demo.json,
 # and the code of the examples and of the tests' recipes.
-results: $(VENV)/.docs
+results: $(VENV)/.dev
 	$(BIN)/python -m docs.results
 
 overhead: $(VENV)/.benchmarks

@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,14 @@ from rich.console import Console
 from examples.common import progress
 from examples.common.runs import DivergedError, Recording, Run, RunError
 from examples.pinn import trivial, units
-from examples.pinn.columns import (
-    Column,
-    advance,
-    assess,
-    begin,
-    columns_of,
-    template,
-)
+from examples.pinn.columns import Column, assess, columns_of, template
 from examples.pinn.config import Config
 from examples.pinn.objective import Objective
 from examples.pinn.problems import is_own, own
+from examples.pinn.programs import compiled, costs, seconds_of_step
 from examples.pinn.step import Phase, phases_of
 from examples.pinn.studies import SCORE, best_rate, final_scores
 
-Program = Callable[..., tuple[Column, dict[str, Any]]]
 RESULTS = (SCORE, "loss", "errors", "losses", "shares", "unknowns")
 """What metrics.json takes from the last line of the history."""
 
@@ -119,25 +112,27 @@ def _advance(
     config, first = objective.config, step
     start = time.perf_counter()
     phases = [phase for phase in phases if step < phase.end]
-    programs, assessment = _compiled(objective, phases, columns)
+    programs = [compiled(phase, columns) for phase in phases]
+    constant = trivial.of_best_constant(objective)
+    of_columns = jax.jit(jax.vmap(functools.partial(assess, objective, constant)))
+    assessment = of_columns.lower(columns.params, columns.seed).compile()
     compiling, running = time.perf_counter() - start, 0.0
     if phases:  # a run may have been killed after its last step
-        of_phases = _seconds(phases, programs, columns)
+        seconds = [seconds_of_step(program, columns) for program in programs]
+        left = costs(phases, seconds, step, phases[-1].end)
         text = ", then ".join(
             f"{_duration(cost)} of {phase.optimizer}"
-            for phase, cost in zip(
-                phases, _costs(phases, of_phases, step, phases[-1].end), strict=True
-            )
+            for phase, cost in zip(phases, left, strict=True)
         )
         bar.console.print(f"{run.name}: {text}.")
-        bar.weigh(lambda steps: sum(_costs(phases, of_phases, 0, steps)))
-    for phase, program in zip(phases, programs, strict=True):
+        bar.weigh(lambda steps: sum(costs(phases, seconds, 0, steps)))
+    for phase, begin, advance in programs:
         if step == phase.first:
-            columns = _begin(phase, columns)
+            columns = begin(columns)
         while step < phase.end and jnp.min(columns.stopped_at) < 0:
             start = time.perf_counter()
             before, step = step, min(step + config.chunk, phase.end)
-            columns, report = program(columns, np.int32(before), np.int32(step))
+            columns, report = advance(columns, np.int32(before), np.int32(step))
             report |= assessment(columns.params, columns.seed)
             # Waits until the steps are done.
             report = jax.device_get(report)
@@ -182,55 +177,6 @@ def _advance(
         "steps_per_second": (step - first) / running if running else None,
         "compile_seconds": compiling,
     }
-
-
-def _begin(phase: Phase, columns: Column) -> Column:
-    return jax.jit(functools.partial(begin, phase))(columns)
-
-
-def _compiled(
-    objective: Objective, phases: Sequence[Phase], columns: Column
-) -> tuple[list[Program], Callable[..., dict[str, Any]]]:
-    """Programs: the steps of each phase between two reports, and the assessment."""
-    programs: list[Program] = []
-    for phase in phases:
-        chunk = jax.vmap(functools.partial(advance, phase), (0, None, None))
-        shapes = jax.eval_shape(functools.partial(begin, phase), columns)
-        jitted = jax.jit(chunk, donate_argnums=0)
-        programs.append(jitted.lower(shapes, np.int32(0), np.int32(1)).compile())
-    constant = trivial.of_best_constant(objective)
-    of_columns = jax.jit(jax.vmap(functools.partial(assess, objective, constant)))
-    return programs, of_columns.lower(columns.params, columns.seed).compile()
-
-
-def _seconds(
-    phases: Sequence[Phase], programs: Sequence[Program], columns: Column
-) -> list[float]:
-    """How long a step of each phase takes, by a few that are thrown away."""
-    found = []
-    for phase, program in zip(phases, programs, strict=True):
-        seconds = []
-        for steps in (1, 1, 3):  # the first to warm up
-            # A copy: the program takes the memory of what it is given.
-            begun = jax.tree.map(jnp.copy, _begin(phase, columns))
-            jax.block_until_ready(begun)
-            start = time.perf_counter()
-            first = np.int32(phase.first)
-            jax.block_until_ready(program(begun, first, first + np.int32(steps)))
-            seconds.append(time.perf_counter() - start)
-        # Both have a report beside their steps.
-        found.append(max(seconds[2] - seconds[1], 1e-9) / 2)
-    return found
-
-
-def _costs(
-    phases: Sequence[Phase], of_phases: Sequence[float], first: int, end: int
-) -> list[float]:
-    """How many seconds of steps `first` to `end` each phase takes."""
-    return [
-        seconds * max(min(end, phase.end) - max(first, phase.first), 0)
-        for phase, seconds in zip(phases, of_phases, strict=True)
-    ]
 
 
 def _by_rate(config: Config, x: Any) -> np.ndarray:

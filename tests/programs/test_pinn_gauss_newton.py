@@ -51,9 +51,15 @@ def objective_of(problem, tmp_path, **options):
 
 def start(objective):
     """Parameters, of which none is zero, and points."""
-    params = objective.initial_params(jax.random.key(0))
-    params = jax.tree.map(lambda x: x + 0.1, params)
-    return params, objective.sample(jax.random.key(1), objective.config.interior_points)
+
+    @jax.jit
+    def both():
+        params = objective.initial_params(jax.random.key(0))
+        number = objective.config.interior_points
+        points = objective.sample(jax.random.key(1), number)
+        return jax.tree.map(lambda x: x + 0.1, params), points
+
+    return both()
 
 
 @pytest.mark.parametrize("problem", ["advection", "burgers-inverse", "integral"])
@@ -78,7 +84,7 @@ def test_the_rows_are_gradients_of_the_residuals(problem, tmp_path):
     flat, unravel = ravel_pytree(params)
     of_terms = linearized(objective, params, points)
     expected = jax.jit(jax.jacfwd(all_residuals))(flat)
-    losses, _ = objective.terms(params, points)
+    losses, _ = jax.jit(objective.terms)(params, points)
     assert set(of_terms) == set(losses)
     for term, (values, rows) in of_terms.items():
         exact = expected[term]
@@ -176,8 +182,8 @@ def test_a_step_that_would_raise_the_loss_is_refused(tmp_path):
     # With more damping and without the momentum one is taken.
     damped = state._replace(damping=jnp.float32(1.0))
     after, *_ = update(new, damped, points, 1.0, KEY)
-    before, _ = objective.terms(new, points)
-    losses, _ = objective.terms(after, points)
+    terms = jax.jit(objective.terms)
+    (before, _), (losses, _) = terms(new, points), terms(after, points)
     weights = gauss_newton.weights_of(objective, linearized(objective, new, points))
     assert sum(w * (before[n] - losses[n]) for n, w in weights.items()) > 0
 

@@ -225,8 +225,8 @@ def test_one_gradient_is_made_of_named_terms(terms):
     objective = Objective(config)
     # Those of the first step.
     key = jax.random.fold_in(jax.random.key(1000), 0)
-    points = objective.sample(key, config.interior_points)
-    params = objective.network.init(jax.random.key(1), points["residual"])
+    points = jax.jit(objective.sample, static_argnums=1)(key, config.interior_points)
+    params = jax.jit(objective.initial_params)(jax.random.key(1))
     phase = training_step.first_order(objective)
     state = phase.start(params, 0.1, 0)
     _, _, found = jax.jit(phase.update)(params, state, 0.1, 0, 0)
@@ -314,12 +314,11 @@ def test_lbfgs_holds_the_weights_that_make_scales_equal_at_its_start():
     config = Config(Path("unused"), problem="poisson1d", **small)
     objective = Objective(config)
     (phase,) = training_step.phases_of(objective)
-    points = objective.sample(jax.random.key(2000), 8)
-    params = objective.network.init(jax.random.key(1), points["residual"])
-    _, grads = sg.value_and_grad_of_terms(lambda p: objective.terms(p, points)[0])(
-        params
-    )
-    state = start = phase.start(params, 0.1, 0)
+    points = jax.jit(objective.sample, static_argnums=1)(jax.random.key(2000), 8)
+    params = jax.jit(objective.initial_params)(jax.random.key(1))
+    of_terms = sg.value_and_grad_of_terms(lambda p: objective.terms(p, points)[0])
+    _, grads = jax.jit(of_terms)(params)
+    state = start = jax.jit(phase.start)(params, 0.1, 0)
     update, losses = jax.jit(phase.update), []
     for step in range(9):
         params, state, found = update(params, state, 0.1, 0, step)

@@ -30,7 +30,7 @@ def drawn():
     """Parameters, uniform points, and many drawn by the residual; of Poisson 1-D."""
     small = {"depth": 2, "width": 4, "interior_points": 50, "condition_points": 4}
     objective = Objective(Config(Path("unused"), problem="poisson1d", **small))
-    params = objective.initial_params(jax.random.key(0))
+    params = jax.jit(objective.initial_params)(jax.random.key(0))
     uniform = sampling.drawn(objective, jnp.int32(0), 7)
 
     def by_residual(key):
@@ -96,7 +96,7 @@ def test_points_of_a_mean_are_uniform(tmp_path):
     path = tmp_path / "mean.py"
     path.write_text(MEAN)
     objective = Objective(Config(Path("unused"), problem=str(path), depth=1, width=4))
-    params = objective.initial_params(jax.random.key(0))
+    params = jax.jit(objective.initial_params)(jax.random.key(0))
     uniform = sampling.drawn(objective, jnp.int32(0), 7)
     _, points = sampling.drawn_by_residual(
         objective, params, uniform, jax.random.key(1)
