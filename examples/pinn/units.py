@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from examples.pinn.problems.problem import Condition, Problem, names_taken
+from examples.pinn.problems.problem import Problem, names_taken
 
 Scale = tuple[float, float]
 """An offset and a unit: the field is offset + unit times the network's output."""
@@ -26,7 +26,7 @@ EQUAL = 1e-3
 def of_fields(problem: Problem) -> dict[str, Scale]:
     """The scales that a problem gives, and those of prescribed values for the rest."""
     with jax.ensure_compile_time_eval():
-        found = {name: of_values(prescribed(problem, name)) for name in problem.fields}
+        found = {name: of_values(x) for name, x in prescribed(problem).items()}
     return found | dict(problem.scales)
 
 
@@ -50,43 +50,44 @@ def of_values(values: np.ndarray) -> Scale:
     return float(f"{middle:.4g}"), float(f"{unit:.2g}")
 
 
-def prescribed(problem: Problem, field: str) -> np.ndarray:
-    """The values that conditions ask of a field: where their residual is field - value.
+def prescribed(problem: Problem) -> dict[str, np.ndarray]:
+    """The values that conditions ask of each field: where a residual is field - value.
 
     A residual that is zero for field = value need not be written like that; then its
     values are not seen here.
     """
-    found, key = [], jax.random.key(0)
+    of_constants = jax.jit(functools.partial(_of_constants, problem))
+    found = {}
+    for field, residuals in of_constants(jax.random.key(0)).items():
+        values = [np.zeros(0)]
+        for zero, one in residuals:
+            zero, one = np.float64(zero), np.float64(one)
+            if np.allclose(one - zero, 1.0, atol=1e-3 * (1 + np.abs(zero).max())):
+                values.append(np.ravel(-zero))
+        found[field] = np.concatenate(values)
+    return found
+
+
+def _of_constants(
+    problem: Problem, key: jax.Array
+) -> dict[str, list[tuple[jax.Array, jax.Array]]]:
+    """What conditions make of each field being 0 and 1, while all else is zero."""
+    found: dict[str, list[tuple[jax.Array, jax.Array]]]
+    found = {name: [] for name in problem.fields}
     for condition in problem.conditions:
-        if field in names_taken(condition.residual):
-            of_constants = functools.partial(_residuals, problem, condition, field)
-            for zero, one in zip(*jax.jit(of_constants)(key), strict=True):
-                zero, one = np.float64(zero), np.float64(one)
-                if np.allclose(one - zero, 1.0, atol=1e-3 * (1 + np.abs(zero).max())):
-                    found.append(np.ravel(-zero))
-    return np.concatenate([np.zeros(0), *found])
-
-
-def _residuals(
-    problem: Problem, condition: Condition, field: str, key: jax.Array
-) -> tuple[list[jax.Array], list[jax.Array]]:
-    """What a condition makes of a field of 0 and of 1, while all else is zero."""
-    points = condition.where(key, POINTS, jnp.float32)
-    quantities = {
-        name: jnp.full(() if name in problem.unknowns else len(points), 0.0)
-        for name in names_taken(condition.residual)
-    }
-    quantities |= {
-        name: jnp.asarray(x, jnp.float32)
-        for name, x in problem.unknowns.items()
-        if name in quantities
-    }
-
-    def of_constant(value):
-        of_field = {field: jnp.full(len(points), value)}
-        return jax.tree.leaves(condition.residual(points, **quantities | of_field))
-
-    return of_constant(0.0), of_constant(1.0)
+        points = condition.where(key, POINTS, jnp.float32)
+        zero = jnp.zeros(len(points))
+        quantities = {
+            name: jnp.float32(problem.unknowns.get(name, zero))
+            for name in names_taken(condition.residual)
+        }
+        residual = functools.partial(condition.residual, points)
+        at_zero = jax.tree.leaves(residual(**quantities))
+        for field in found:
+            if field in quantities:
+                at_one = jax.tree.leaves(residual(**quantities | {field: zero + 1}))
+                found[field] += zip(at_zero, at_one, strict=True)
+    return found
 
 
 def describe(scales: dict[str, Scale]) -> str | None:
