@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 gc.set_threshold(200_000, 20, 100)
 
 hypothesis.settings.register_profile(
-    "ci", max_examples=40, deadline=None, derandomize=True
+    "ci", max_examples=25, deadline=None, derandomize=True
 )
 hypothesis.settings.register_profile("long", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

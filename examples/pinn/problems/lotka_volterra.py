@@ -3,8 +3,6 @@
 r' = 2 r - 0.04 r p and p' = 0.02 r p - 1.06 p.
 """
 
-from scipy.integrate import solve_ivp
-
 from examples.pinn.domains import Box
 from examples.pinn.operators import d
 from examples.pinn.problems.problem import Condition, Problem, given
@@ -23,6 +21,9 @@ def residual(points, r, p, r_t, p_t):
 
 
 def exact(points):
+    # Imported here, as that takes a second, and every start imports this file.
+    from scipy.integrate import solve_ivp
+
     options = {"method": "DOP853", "rtol": 1e-10, "atol": 1e-10, "dense_output": True}
     start = list(START.values())
     found = solve_ivp(lambda t, y: rates(*y), (0, 10), start, **options)
