@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +144,8 @@ def _advance(
                     f"Learning rate {config.lr[rate]:g}, seed {seed}: no longer finite "
                     f"at step {stopped_at[rate, seed]}; it stops here."
                 )
-            scores = report["loss"]
             if report["errors"]:
-                scores = report[SCORE] = np.max([*report["errors"].values()], axis=0)
+                report[SCORE] = np.max([*report["errors"].values()], axis=0)
             run.append(
                 {"step": step}
                 | {
@@ -154,15 +153,7 @@ def _advance(
                     for name, x in report.items()
                 }
             )
-            # What matters now, at the rate that is best: a number for each seed.
-            best = best_rate(np.where(stopped_at < 0, scores, np.inf))
-            now = "error " if report["errors"] else "loss "
-            now += " ".join(f"{score:.1e}" for score in scores[best])
-            for name, x in report["unknowns"].items():
-                now += f", {name} " + " ".join(
-                    f"{estimate:.4g}" for estimate in x[best]
-                )
-            bar.show(step, now)
+            bar.show(step, _at_best_rate(report, stopped_at))
             half, is_last = (phase.first + phase.end) // 2, phase is phases[-1]
             notice = trivial.notice(config.lr, report["shares"], stopped_at)
             # An optimizer that is still to come may solve what this one does not.
@@ -177,6 +168,17 @@ def _advance(
         "steps_per_second": (step - first) / running if running else None,
         "compile_seconds": compiling,
     }
+
+
+def _at_best_rate(report: Mapping[str, Any], stopped_at: np.ndarray) -> str:
+    """Error, or loss if the solution is not known, and coefficients of each seed."""
+    scores = report.get(SCORE, report["loss"])
+    best = best_rate(np.where(stopped_at < 0, scores, np.inf))
+    name = "error" if SCORE in report else "loss"
+    texts = [f"{name} {' '.join(f'{score:.1e}' for score in scores[best])}"]
+    for name, x in report["unknowns"].items():
+        texts.append(f"{name} {' '.join(f'{estimate:.4g}' for estimate in x[best])}")
+    return ", ".join(texts)
 
 
 def _by_rate(config: Config, x: Any) -> np.ndarray:
