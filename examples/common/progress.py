@@ -12,7 +12,7 @@ from rich.progress import (
 )
 
 LOG_LINES = 10
-"""Lines of a whole run in a log."""
+"""Lines of a whole run in a log, equally far apart in expected time."""
 
 
 class Bars(Progress):
@@ -73,12 +73,12 @@ class Steps(contextlib.ExitStack):
         if self._bars.left:
             raise KeyboardInterrupt
         task = next(task for task in self._bars.tasks if task.id == self._id)
-        before, self._done = self._done, done
-        steps = f"{done}/{self._total}"
-        self._bars.update(self._id, completed=self._cost(done), steps=steps, now=now)
+        before, after, total = map(self._cost, (self._done, done, self._total))
+        self._done, steps = done, f"{done}/{self._total}"
+        self._bars.update(self._id, completed=after, steps=steps, now=now)
         if self.console.is_terminal:
             return
-        if done * LOG_LINES // self._total > before * LOG_LINES // self._total:
+        if after * LOG_LINES // total > before * LOG_LINES // total:
             left = "?" if task.time_remaining is None else f"{task.time_remaining:.0f}"
             self.console.print(
                 f"{task.description} {steps}, {task.elapsed:.0f} s gone, "

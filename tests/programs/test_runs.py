@@ -183,8 +183,10 @@ def test_progress_is_of_the_time_not_of_the_steps():
         assert task.percentage == 12.5
         steps.show(10, "")
         assert task.percentage == 25
+        steps.show(11, "")
         steps.show(20, "error 1e-3")
         assert task.percentage == 100
     lines = console.file.getvalue().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["run 10/20", "run 20/20"]
-    assert lines[1].endswith("error 1e-3")
+    expected = ["run 10/20", "run 11/20", "run 20/20"]
+    assert [line.split(",")[0] for line in lines] == expected
+    assert lines[2].endswith("error 1e-3")
