@@ -45,8 +45,10 @@ def evaluate(
     places = read_points(points, problem.dimension)
     suffix = ".npy" if len(problem.fields) == 1 else ".npz"
     if out.suffix != suffix or out == points:
+        what = ", ".join(problem.fields)
         raise RunError(
-            f"--out must be another file than --points and end in {suffix}, got {out}."
+            f"--out must be another file than --points and end in {suffix}, for "
+            f"{what}, got {out}."
         )
     if outside := np.sum(~np.asarray(problem.domain.contains(places))):
         print(f"{outside} of {len(places)} points are outside the domain.")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 import stablegrad_optax as sg
 from examples.pinn.network import stack_axis
-from examples.pinn.objective import Objective
+from examples.pinn.objective import Objective, weighted_sum
 from examples.pinn.step import Phase
 
 
@@ -86,9 +86,7 @@ def advance(
     names = sorted(found.term_grads)  # as the leaves of a dict are
     cosines = sg.term_alignment(found.term_grads) if names else ()
     return column, {
-        "loss": found.loss,
         "layer_scales": sg.layer_scales(found.gradient, stack_axis=stack_axis),
-        "losses": found.losses,
         "term_scales": sg.term_scales(found.term_grads),
         "term_alignment": {
             name: dict(zip(names, row, strict=True))
@@ -101,14 +99,18 @@ def advance(
 def assess(
     objective: Objective, constant: Mapping[str, float], params: Any, seed: jax.Array
 ) -> dict[str, Any]:
-    """How good a column is: errors, coefficients, and how far each term is satisfied.
+    """How good a column is: errors, coefficients, and the terms of the loss.
 
+    The terms are mean squares at uniform points that no step has seen, without the
+    weights that an optimizer may give them. Their sum is that of the objective.
     `constant` is what each term is for the best constant field.
     """
     key = jax.random.key(3000 + seed)
     points = objective.sample(key, objective.config.interior_points)
     losses, _ = objective.terms(params, points)
     return {
+        "loss": weighted_sum(losses, objective.weights),
+        "losses": losses,
         "errors": objective.errors(params),
         "unknowns": objective.unknowns(params),
         "shares": {name: x / constant[name] for name, x in losses.items()},

@@ -90,8 +90,16 @@ class Derivative:
 
 
 def d(*direction: float) -> Operator:
-    """The first derivative along a direction; of u(x, t), u_x is along (1, 0)."""
+    """The first derivative along a direction; of u(x, t), u_x is along (1, 0).
+
+    Raises ValueError for the direction zero, along which nothing changes.
+    """
     n = len(direction)
+    if not any(direction):
+        raise ValueError(
+            f"d and dd take a direction, which is not zero, got {direction}: with one "
+            "coordinate it is d(1), with two d(1, 0) and d(0, 1)"
+        )
     return Operator(np.array(direction, float), np.zeros((n, n)))
 
 

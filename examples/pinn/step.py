@@ -21,9 +21,8 @@ class Found(NamedTuple):
     loss: jax.Array
     gradient: Any
     """What the base optimizer and its scale control were given."""
-    losses: dict[str, jax.Array]
-    """The mean square of each term, without weights; none at second order."""
     term_grads: dict[str, Any]
+    """Of each term by itself; none at second order."""
     term_weights: dict[str, jax.Array]
     """By what the gradients of the terms were multiplied."""
 
@@ -101,7 +100,7 @@ def first_order(objective: Objective) -> Phase:
             used = state[0].weights
         else:
             used = jax.tree.map(jnp.float32, weights)
-        found = Found(loss, weighted_sum(grads, used), losses, grads, used)
+        found = Found(loss, weighted_sum(grads, used), grads, used)
         return params, state, found
 
     return Phase(config.optimizer, 0, config.steps, start, update)
@@ -132,7 +131,7 @@ def second_order(objective: Objective) -> Phase:
         params, state, loss, gradient = gauss_newton.update(
             counting, params, state, points, size(step), of_values
         )
-        return params, state, Found(loss, gradient, {}, {}, {})
+        return params, state, Found(loss, gradient, {}, {})
 
     return Phase("Gauss-Newton", first, end, start, update)
 
@@ -172,7 +171,7 @@ def lbfgs(objective: Objective) -> Phase:
             grads, state, params, value=value, grad=grads, value_fn=loss
         )
         params = optax.apply_updates(params, updates)
-        return params, (weights, state), Found(value, grads, {}, {}, {})
+        return params, (weights, state), Found(value, grads, {}, {})
 
     return Phase("L-BFGS", first, first + config.lbfgs_steps, start, update)
 

@@ -63,7 +63,7 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
         stopped_at = _by_rate(config, columns.stopped_at)
         results = {name: last[name] for name in RESULTS if name in last}
         run.finish(lambda: results | speeds | {"stopped_at_step": stopped_at})
-        if notice := trivial.notice(config.lr, last["shares"], stopped_at):
+        if notice := trivial.notice(config, last["shares"], stopped_at):
             console.print(f"{name}: {notice}")
     if stopped_at.min() >= 0:
         advice = f"Try lower rates than {', '.join(f'{lr:g}' for lr in config.lr)}."
@@ -77,7 +77,7 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
 
 
 def describe(objective: Objective) -> str:
-    """What is trained, in a line or two."""
+    """What is trained, and what may be a mistake, a line each."""
     config, problem = objective.config, objective.problem
     points = f"{config.interior_points} points inside"
     if problem.conditions:
@@ -91,6 +91,7 @@ def describe(objective: Objective) -> str:
         f"{problem.name}: {config.depth} layers of {config.width}, {points}, {steps}, "
         f"{columns}.",
         units.describe(objective.scales),
+        *problem.doubts(),
         f"Not used: {'; '.join(config.unused())}." if config.unused() else None,
     ]
     return "\n".join(filter(None, lines))
@@ -155,7 +156,7 @@ def _advance(
             )
             bar.show(step, _at_best_rate(report, stopped_at))
             half, is_last = (phase.first + phase.end) // 2, phase is phases[-1]
-            notice = trivial.notice(config.lr, report["shares"], stopped_at)
+            notice = trivial.notice(config, report["shares"], stopped_at)
             # An optimizer that is still to come may solve what this one does not.
             if notice and is_last and before < half <= step:
                 bar.console.print(

@@ -6,18 +6,21 @@ small, and where the solution is not known nothing else tells. What gives it awa
 term that is hardly smaller than the best constant field makes it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from examples.pinn.config import Config
 from examples.pinn.objective import Objective
 from examples.pinn.problems.problem import names_taken
 
 UNSATISFIED = 0.1
 """From this share of what it is for the best constant field a term is not satisfied."""
+MET = 1e-3
+"""A smaller share of what it is one unit away, and the best constant meets a term."""
 POINTS = 1024
 """Points inside that the best constant field is found at."""
 
@@ -26,8 +29,8 @@ def of_best_constant(objective: Objective) -> dict[str, float]:
     """The mean square of each term for the best constant field.
 
     That field meets the conditions best, in the sum of their mean squares. Infinite for
-    a term that says nothing, as every constant satisfies it: an equation without a
-    source.
+    a term that says nothing, as this constant satisfies it too: an equation without a
+    source, an initial value of zero.
     """
     problem, dtype = objective.problem, objective.config.dtype
     unknowns = {name: jnp.asarray(x, dtype) for name, x in problem.unknowns.items()}
@@ -60,23 +63,22 @@ def of_best_constant(objective: Objective) -> dict[str, float]:
         zero = jnp.zeros(len(problem.fields), dtype)
         hessian, slope = jax.hessian(of_conditions)(zero), jax.grad(of_conditions)(zero)
         best = -jnp.linalg.pinv(hessian, hermitian=True) @ slope
-        return losses(best), losses(zero)
+        units = jnp.asarray([objective.scales[name][1] for name in problem.fields])
+        return losses(best), losses(best + units)
 
-    best, at_zero = jax.device_get(found(jax.random.key(3000)))
-    # Where the constant is right, rounding errors are left of what it has removed.
+    best, away = jax.device_get(found(jax.random.key(3000)))
     return {
-        name: float(x) if x > 1e-6 * at_zero[name] else np.inf
-        for name, x in best.items()
+        name: float(x) if x > MET * away[name] else np.inf for name, x in best.items()
     }
 
 
 def notice(
-    rates: Sequence[float], shares: Mapping[str, Any], stopped_at: np.ndarray
+    config: Config, shares: Mapping[str, Any], stopped_at: np.ndarray
 ) -> str | None:
     """What is wrong and what to try, in a paragraph; None if all terms are satisfied.
 
     Args:
-      rates: the learning rates of the run.
+      config: that of the run.
       shares: those of each term, shape (rates, seeds).
       stopped_at: of that shape; columns that have stopped, which are said elsewhere,
         have a step that is not negative.
@@ -85,7 +87,7 @@ def notice(
     for term, values in shares.items():
         values = np.array(values, float)  # null in JSON is NaN here
         far = (values >= UNSATISFIED) & (stopped_at < 0)
-        for rate, of_seeds, share in zip(rates, far, values, strict=True):
+        for rate, of_seeds, share in zip(config.lr, far, values, strict=True):
             if of_seeds.any():
                 seeds = ", ".join(map(str, np.flatnonzero(of_seeds)))
                 least = share[of_seeds].min()
@@ -95,10 +97,13 @@ def notice(
                 )
     if not found:
         return None
+    cures = ["other rates with --lr", "more --steps"]
+    for option, best in {"terms": "balanced", "initialization": "critical"}.items():
+        if getattr(config, option) != best:
+            cures.append(f"--{option} {best}")
     return (
         "Not solved: some terms are hardly smaller than the best constant field makes "
         f"them. {'; '.join(found)}. The network has probably settled at a simple wrong "
-        "solution. Try other rates with --lr, more --steps, and, unless they are used "
-        "already, --terms balanced and --initialization critical. Measured values with "
-        "much noise look like this too."
+        f"solution. Try {', '.join(cures)}. Measured values with much noise look like "
+        "this too."
     )

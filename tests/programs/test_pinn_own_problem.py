@@ -1,5 +1,6 @@
 """A file of the user's own: trained, kept with the run, its mistakes named."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -15,9 +16,14 @@ from examples.pinn import figures
 from examples.pinn.config import Config
 from examples.pinn.domains import Box
 from examples.pinn.objective import Objective
-from examples.pinn.operators import d
+from examples.pinn.operators import d, dd
 from examples.pinn.problems import own
-from examples.pinn.problems.problem import Condition, Problem, read_values
+from examples.pinn.problems.problem import (
+    Condition,
+    Problem,
+    measured,
+    read_values,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -152,7 +158,9 @@ def test_from_training_to_figures(folder, capsys):
         ("v_xt - u", "float(u[0]) * v", "14: NumPy, math .* use jax.numpy"),
         ("    resolution", "    scales={'w': (0, 1)}, resolution", "scales .* for w"),
         ("lambda points, u,", "lambda u,", "is the points; that of robin is u"),
-        (DATA, "{'points': [[0, 1], [0, 2]], 'u': [1, jnp.nan]}", "must be finite"),
+        (DATA, "{'points': [[0, 1], [0, 2]], 'u': [1, jnp.nan]}", "u .* nan in row 1"),
+        ('"u_t": d(0, 1)', '"u_t": d(0, 0)', "take a direction, which is not zero"),
+        ("v_xt - u", "[x for x, t in [points]]", "a column .* points.T"),
         (DATA, "{'points': [[0, 1], [0, 2]], 'u': [[1], [2]]}", r"of shape \(n,\)"),
     ],
 )  # fmt: skip
@@ -227,9 +235,34 @@ def test_values_from_a_table_with_a_header(tmp_path):
     assert set(found) == {"points", "u"}
     np.testing.assert_array_equal(found["points"], [[2.0, 0.5], [4.0, 0.25]])
     np.testing.assert_array_equal(found["u"], [1.0, 3.0])
+    table.write_text("x,u\n0.5,1.0\n0.25,n.a.\n")
+    with pytest.raises(ValueError, match=r"n\.a\.. at position 1"):
+        read_values(table, "x")
+    table.write_text("t,u,x\n0.5,1.0,2.0\n")
     for coordinates in ((), ("x", "y")):
         with pytest.raises(ValueError, match=r"needs a header .* of .*'t', 'u', 'x'"):
             read_values(table, *coordinates)
+
+
+def test_what_may_be_a_mistake_is_said():
+    line = Box((0.0,), (1.0,))
+    data = {"points": np.array([[0.5], [2.0]]), "u_x": np.ones(2)}
+    problem = Problem(
+        name="insulated",
+        equation="u_xx = 0",
+        coordinates=("x",),
+        domain=line,
+        operators={"u_x": d(1), "u_xx": dd(1)},
+        residual=lambda points, u_xx: u_xx,
+        conditions=(measured("slopes", data),),
+        resolution=(11,),
+    )
+    free, outside = problem.doubts()
+    assert "Only derivatives of u are taken" in free
+    assert outside == "1 of 2 points of slopes are outside the domain."
+    level = Condition("level", line.sample, lambda points, u: jnp.mean(u))
+    inside = measured("slopes", {name: x[:1] for name, x in data.items()})
+    assert not dataclasses.replace(problem, conditions=(level, inside)).doubts()
 
 
 def test_an_integral_and_a_solution_that_is_known_in_a_part():

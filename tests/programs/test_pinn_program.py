@@ -63,10 +63,16 @@ def test_what_a_run_records(finished):
     assert history[-1]["relative_l2"] == metrics["relative_l2"]
     for entry in history:
         assert np.shape(entry["layer_scales"]["params/hidden"]) == (2, 2, 1)
-        terms = {"boundary", "residual"} if entry["step"] <= 6 else set()  # L-BFGS
-        for key in ("losses", "term_scales", "term_alignment", "term_weights"):
-            assert set(entry[key]) == terms
-        if terms:
+        terms = {"boundary", "residual"}
+        assert set(entry["losses"]) == set(entry["shares"]) == terms
+        # What is minimised is the sum that the options name, by whatever optimizer.
+        losses = {name: np.array(x[0]) for name, x in entry["losses"].items()}
+        expected = losses["residual"] + 100 * losses["boundary"]
+        np.testing.assert_allclose(entry["loss"][0], expected, rtol=1e-5)
+        is_first_order = entry["step"] <= 6
+        for key in ("term_scales", "term_alignment", "term_weights"):
+            assert set(entry[key]) == (terms if is_first_order else set())
+        if is_first_order:
             cosines = entry["term_alignment"]
             np.testing.assert_allclose(cosines["boundary"]["boundary"][0], 1, rtol=1e-3)
             assert np.shape(cosines["boundary"]["residual"]) == (2, 2)
@@ -214,7 +220,7 @@ def test_every_problem_and_option_trains(problem, options):
     chex.assert_trees_all_equal_shapes_and_dtypes(new, column.params, found.gradient)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, column.state)
     names = {condition.name for condition in PROBLEMS[problem].conditions}
-    assert set(found.losses) == {"residual", *names}
+    assert set(found.term_grads) == {"residual", *names}
 
 
 @pytest.mark.parametrize("terms", ["weighted", "balanced"])
@@ -230,7 +236,7 @@ def test_one_gradient_is_made_of_named_terms(terms):
     phase = training_step.first_order(objective)
     state = phase.start(params, 0.1, 0)
     _, _, found = jax.jit(phase.update)(params, state, 0.1, 0, 0)
-    losses = found.losses
+    losses, _ = jax.jit(objective.terms)(params, points)
     assert set(losses) == {"residual", "boundary"}
     assert min(losses.values()) > 0
     weight = 100 if terms == "weighted" else 1
@@ -400,7 +406,7 @@ def test_commands_that_need_a_finished_run_of_this_program(capsys, finished, tmp
         (np.full((4, 1), None), [], "cannot read"),  # pickled
         (np.zeros((4, 1)), ["--seed", "99"], "--seed below 2, got 0 and 99."),
         (np.zeros((4, 1)), ["--lr-index", "1"], "no longer finite"),
-        (np.zeros((4, 1)), ["--out", "u.npz"], "and end in .npy, got"),
+        (np.zeros((4, 1)), ["--out", "u.npz"], "end in .npy, for u, got"),
     ],
 )
 def test_bad_options_of_evaluate(capsys, finished, tmp_path, points, options, message):

@@ -33,6 +33,19 @@ def test_conditions_that_a_constant_meets_say_nothing_and_a_source_does():
     assert found == {"residual": pytest.approx(np.pi**4, rel=0.1), "boundary": np.inf}
 
 
+def test_a_condition_that_the_best_constant_nearly_meets_says_nothing():
+    """One that weighs much, a cooled side, holds the constant near zero."""
+    config = Config(Path(), problem="laplace", depth=1, width=2)
+    objective = Objective(config)
+    top, others = objective.problem.conditions
+    cooled = Condition("cooled", others.where, lambda points, u: 15 * u)
+    problem = dataclasses.replace(objective.problem, conditions=(top, others, cooled))
+    objective.problem, objective.parts = problem, problem.parts
+    found = trivial.of_best_constant(objective)
+    assert found["others"] == found["cooled"] == np.inf
+    assert found["top"] == pytest.approx(0.5, rel=0.1)
+
+
 def test_several_fields():
     # At 100 and 15: (200 - 60)² + (30 - 15.9)².
     expected = {"residual": pytest.approx(19798.81), "start": np.inf}
@@ -54,9 +67,12 @@ def test_a_field_that_nothing_prescribes():
 def test_the_notice_names_terms_rates_and_seeds():
     values = {"top": np.array([[0.97, 0.5, 1e-3], [0.01, 0.2, 2.0]])}
     stopped_at = np.array([[-1, -1, -1], [-1, -1, 7]])
-    notice = trivial.notice((3e-3, 1e-2), values, stopped_at)
+    config = Config(Path(), lr=(3e-3, 1e-2), terms="weighted")
+    notice = trivial.notice(config, values, stopped_at)
     assert "'top' is at 50% or more (learning rate 0.003, seed 0, 1)" in notice
     assert "'top' is at 20% or more (learning rate 0.01, seed 1)" in notice
+    # Advice that is followed already is not given.
+    assert "more --steps, --terms balanced. Measured" in notice
     assert "\n" not in notice
     satisfied = {"top": np.full((2, 3), 0.05)}
-    assert trivial.notice((3e-3, 1e-2), satisfied, stopped_at) is None
+    assert trivial.notice(config, satisfied, stopped_at) is None

@@ -75,6 +75,11 @@ def in_plain_words(error: Exception) -> str | None:
             "NumPy, math and float() cannot take values at the points, which are known "
             "only while training: use jax.numpy"
         )
+    if isinstance(error, ValueError) and "values to unpack" in str(error):
+        return (
+            f"{error}: points have shape (n, dimension), a column for each coordinate: "
+            "x, t = points.T"
+        )
     if isinstance(error, TypeError) and "Tracer' object is not callable" in str(error):
         return (
             "fields and derivatives are arrays of values at the points and not "

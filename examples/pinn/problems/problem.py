@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
 from examples.pinn.domains import Box, Domain, Sampler
 from examples.pinn.operators import Derivative, Operator, Sweep
@@ -21,6 +22,10 @@ name, whose mean squares add up to one term of the loss."""
 
 Target = Callable[[jax.Array], jax.Array] | float
 """A number, or a function of points of shape (n, dimension) to values of shape (n,)."""
+
+
+OUTSIDE = 1e-6
+"""How far from the domain's box a point is outside of it, relative to the extent."""
 
 
 def names_taken(residual: Residual) -> tuple[str, ...]:
@@ -130,16 +135,17 @@ def read_values(path: Path | str, *coordinates: str) -> dict[str, np.ndarray]:
     if Path(path).suffix != ".csv":
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    table = np.genfromtxt(path, delimiter=",", names=True, deletechars="")
-    names = table.dtype.names or ()
+    table = pd.read_csv(path, skipinitialspace=True)
+    names = tuple(table.columns)
     if not coordinates or not set(coordinates) < set(names):
         raise ValueError(
-            f"{path} needs a header with the coordinates and values, and read_values "
-            f"the names of the coordinates, got {coordinates} of {names}"
+            f"{path} needs a header with the coordinates and values, separated by "
+            "commas, and read_values the names of the coordinates, got "
+            f"{coordinates} of {names}"
         )
-    points = np.stack([table[name] for name in coordinates], axis=-1)
-    values = {name: table[name] for name in names if name not in coordinates}
-    return {"points": points, **values}
+    columns = {name: np.asarray(pd.to_numeric(table[name]), float) for name in names}
+    points = np.stack([columns.pop(name) for name in coordinates], axis=-1)
+    return {"points": points, **columns}
 
 
 def _split(data: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -153,8 +159,10 @@ def _split(data: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             "by name, got "
             + ", ".join(f"{name} {np.shape(data[name])}" for name in data)
         )
-    if not all(np.isfinite(x).all() for x in (points, *arrays.values())):
-        raise ValueError("data must be finite")
+    for name, values in {"points": points, **arrays}.items():
+        if len(rows := np.argwhere(~np.isfinite(values))):
+            row = rows[0][0]
+            raise ValueError(f"{name} must be finite, got {values[row]} in row {row}")
     return points, arrays
 
 
@@ -228,6 +236,27 @@ class Problem:
         """The equation inside the domain, and the conditions."""
         inside = Condition("residual", self.domain.sample, self.residual)
         return inside, *self.conditions
+
+    def doubts(self) -> list[str]:
+        """What may be a mistake, in a sentence each."""
+        found = []
+        for field in self.fields:
+            if not any(field in names_taken(part.residual) for part in self.parts):
+                found.append(
+                    f"Only derivatives of {field} are taken, so it is known up to a "
+                    "constant. A condition on its mean would fix it."
+                )
+        for condition in self.conditions:
+            points = condition.data.get("points", np.zeros((0, self.dimension)))
+            extent = np.subtract(self.domain.upper, self.domain.lower)
+            below = points < np.subtract(self.domain.lower, OUTSIDE * extent)
+            above = points > np.add(self.domain.upper, OUTSIDE * extent)
+            if outside := np.sum((below | above).any(axis=1)):
+                found.append(
+                    f"{outside} of {len(points)} points of {condition.name} are "
+                    "outside the domain."
+                )
+        return found
 
     def check(self) -> None:
         """Raises ValueError for mistakes that training would not notice by itself."""
