@@ -103,7 +103,6 @@ def few(names, methods):
         (term_steps, SMALLEST, ["one loss", "balanced terms"]),
         (image_steps, {"model": "resnet18", "width_multiplier": 0.0625}, ["nothing"]),
         (overhead, {"leaves": 4, "updates": 2}, ["adam alone", overhead.BALANCED]),
-        (pinn_derivatives, SMALLEST, ["ours", "nested jvp, scanned"]),
         (
             pinn_derivatives,
             {**SMALLEST, "problem": "kovasznay"},

@@ -134,6 +134,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "half of the steps of muon done. Not solved: " in printed
     assert printed.count("'residual' is at ") == 2
+    assert re.search(r"about \d+ s of muon\.\n", printed)
     killed("pinn", 4, *SHORT, "--out", out, **QUICK_COMPILATION)
     assert not Run(out).finished
     assert main(*SHORT, "--out", out, "--resume") == 0
@@ -335,13 +336,14 @@ def test_lbfgs_holds_the_weights_that_make_scales_equal_at_its_start():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_the_first_lines_say_what_is_trained_and_what_is_not_used(tmp_path, capsys):
-    few = ["--order", "after", "--group-by", "leaf"]
-    assert main(*SGD, *few, "--out", tmp_path / "run") == 0
-    out = capsys.readouterr().out
-    assert "2 layers of 4, 8 points inside, 4 on each condition, 6 steps" in out
+def test_the_first_lines_say_what_is_trained_and_what_is_not_used():
+    options = {"interior_points": 8, "condition_points": 4, "lr": (1e-3, 1e-2)}
+    options |= {"order": "after", "group_by": "leaf"}
+    config = Config(Path("unused"), problem="heat", **options)
+    out = train.describe(Objective(config))
+    assert "5 layers of 50, 8 points inside, 4 on each condition, 3300 steps" in out
+    assert "learning rates 0.001, 0.01, 3 seeds." in out
     assert "Not used: --group-by without --scale-control stablegrad; --order" in out
-    assert re.search(r"about \d+ s of sgd\.\n", out)
 
 
 # --- Mistakes: one line that names the option, exit code 2, and nothing done ---
