@@ -43,8 +43,9 @@ class Objective:
         self.problem = problem = config.find_problem()
         self.scales = dict.fromkeys(problem.fields, (0.0, 1.0))
         self.units_of_unknowns = dict.fromkeys(problem.unknowns, 1.0)
+        self.fields_without_scale: list[str] = []
         if config.units == "automatic":
-            self.scales = units.of_fields(problem)
+            self.scales, self.fields_without_scale = units.of_fields(problem)
             self.units_of_unknowns = units.of_coefficients(problem)
         self.network = network_of(config, problem, self.scales)
         self.parts = problem.parts

@@ -90,7 +90,7 @@ def describe(objective: Objective) -> str:
     lines = [
         f"{problem.name}: {config.depth} layers of {config.width}, {points}, {steps}, "
         f"{columns}.",
-        units.describe(objective.scales),
+        units.describe(objective.scales, objective.fields_without_scale),
         *problem.doubts(),
         f"Not used: {'; '.join(config.unused())}." if config.unused() else None,
     ]

@@ -23,11 +23,18 @@ EQUAL = 1e-3
 """Values that differ by less are equal, and the unit is their magnitude."""
 
 
-def of_fields(problem: Problem) -> dict[str, Scale]:
-    """The scales that a problem gives, and those of prescribed values for the rest."""
+def of_fields(problem: Problem) -> tuple[dict[str, Scale], list[str]]:
+    """The scales that a problem gives, and those of prescribed values for the rest.
+
+    Returns:
+      The scales; and the fields for which there is neither, whose unit is 1.
+    """
     with jax.ensure_compile_time_eval():
-        found = {name: of_values(x) for name, x in prescribed(problem).items()}
-    return found | dict(problem.scales)
+        values = prescribed(problem)
+    scales = {name: of_values(x) for name, x in values.items()} | dict(problem.scales)
+    return scales, [
+        name for name, x in values.items() if not len(x) and name not in problem.scales
+    ]
 
 
 def of_coefficients(problem: Problem) -> dict[str, float]:
@@ -57,10 +64,10 @@ def prescribed(problem: Problem) -> dict[str, np.ndarray]:
     values are not seen here.
     """
     of_constants = jax.jit(functools.partial(_of_constants, problem))
-    found = {}
-    for field, residuals in of_constants(jax.random.key(0)).items():
+    residuals, found = of_constants(jax.random.key(0)), {}
+    for field in problem.fields:
         values = [np.zeros(0)]
-        for zero, one in residuals:
+        for zero, one in residuals[field]:
             zero, one = np.float64(zero), np.float64(one)
             if np.allclose(one - zero, 1.0, atol=1e-3 * (1 + np.abs(zero).max())):
                 values.append(np.ravel(-zero))
@@ -90,11 +97,17 @@ def _of_constants(
     return found
 
 
-def describe(scales: dict[str, Scale]) -> str | None:
-    """The scales that differ from (0, 1), in one line; None if there are none."""
+def describe(scales: dict[str, Scale], unknown: list[str]) -> str | None:
+    """The scales that differ from (0, 1), and the fields of an unknown one.
+
+    None if there are none of either.
+    """
     found = [
         f"{name} = {f'{offset:g} + ' if offset else ''}{unit:g} × output"
         for name, (offset, unit) in scales.items()
         if (offset, unit) != (0.0, 1.0)
+    ]
+    found += [
+        f"{name} = output, as nothing prescribes it (see scales)" for name in unknown
     ]
     return f"Units of the network: {', '.join(found)}." if found else None

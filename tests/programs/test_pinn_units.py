@@ -123,7 +123,7 @@ def problem(*conditions, **options):
 )
 def test_prescribed_values_are_seen_however_they_are_written(residual, unit):
     condition = Condition("edge", SQUARE.boundary(), residual)
-    found = units.of_fields(problem(condition, unknowns={"k": 2.0}))
+    found, _ = units.of_fields(problem(condition, unknowns={"k": 2.0}))
     assert found["u"][1] == unit
     assert abs(found["u"][0]) in (0, unit)
 
@@ -132,12 +132,15 @@ def test_measured_values_and_pairs():
     data = {"points": np.full((3, 2), 0.5), "u": np.array([-5.0, 40.0, 3.0])}
     pairs = periodic("pairs", SQUARE, 0)
     found = units.of_fields(problem(pairs, measured("values", data)))
-    assert found == {"u": (0.0, 40.0)}
-    assert "u = 40 × output" in units.describe(found)
-    assert units.of_fields(problem(pairs)) == {"u": (0.0, 1.0)}
-    assert units.describe({"u": (0.0, 1.0)}) is None
+    assert found == ({"u": (0.0, 40.0)}, [])
+    assert "u = 40 × output" in units.describe(*found)
+    # A difference of two values prescribes neither.
+    found = units.of_fields(problem(pairs))
+    assert found == ({"u": (0.0, 1.0)}, ["u"])
+    assert "u = output, as nothing prescribes it" in units.describe(*found)
+    assert units.describe({"u": (0.0, 1.0)}, []) is None
     given_by_user = problem(measured("values", data), scales={"u": (1.0, 2.0)})
-    assert units.of_fields(given_by_user) == {"u": (1.0, 2.0)}
+    assert units.of_fields(given_by_user) == ({"u": (1.0, 2.0)}, [])
 
 
 def test_flux_is_along_the_outward_normal():
