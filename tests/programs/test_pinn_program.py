@@ -25,15 +25,15 @@ from examples.pinn.problems import PROBLEMS
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 
-# Chunks end at 4, 6, 9, 13 and 14, each of them with a checkpoint; Gauss-Newton begins
-# at 6 and L-BFGS at 9.
+# Chunks end at 4, 6, 10 and 14, each of them with a checkpoint; Gauss-Newton begins at
+# 6.
 SHORT = ["train", "--problem", "poisson1d", "--depth", 2, "--width", 4, "--seeds", 2]
 SHORT += ["--interior-points", 8, "--condition-points", 4, "--lbfgs-points", 8]
 SHORT += ["--steps", 6, "--chunk", 4, "--checkpoint-every", 3]
 NO_MORE = ["--gauss-newton-steps", 0]
 SHORT += NO_MORE
 SGD = [*SHORT, "--optimizer", "sgd", "--terms", "weighted"]
-THREE = [*SGD, "--gauss-newton-steps", 3, "--lbfgs-steps", 5, "--lr", 1e-3, 1e30]
+TWO = [*SGD, "--gauss-newton-steps", 8, "--lr", 1e-3, 1e30]
 
 
 def main(*arguments):
@@ -44,7 +44,7 @@ def main(*arguments):
 def finished(tmp_path_factory):
     """Two rates of two seeds; at the second rate nothing stays finite."""
     path = tmp_path_factory.mktemp("runs") / "sgd"
-    assert main(*THREE, "--out", path) == 0
+    assert main(*TWO, "--out", path) == 0
     return path
 
 
@@ -59,7 +59,7 @@ def test_what_a_run_records(finished):
     assert metrics["steps_per_second"] > 0 < metrics["compile_seconds"]
     assert np.shape(metrics["shares"]["residual"]) == (2, 2)
     history = list(Run(finished).history())
-    assert [entry["step"] for entry in history] == [4, 6, 9, 13, 14]
+    assert [entry["step"] for entry in history] == [4, 6, 10, 14]
     assert history[-1]["relative_l2"] == metrics["relative_l2"]
     for entry in history:
         assert np.shape(entry["layer_scales"]["params/hidden"]) == (2, 2, 1)
@@ -151,14 +151,14 @@ def test_interrupted_between_phases_and_within_one(finished, tmp_path, monkeypat
 
     def save_and_interrupt(run, step, state):
         save(run, step, state)
-        if step in (6, 13):  # between two phases, and within the last
+        if step in (6, 10):  # between two phases, and within the last
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Recording, "save", save_and_interrupt)
     for _ in range(2):
-        assert main(*THREE, "--out", out, "--resume") == 130
+        assert main(*TWO, "--out", out, "--resume") == 130
     monkeypatch.undo()
-    assert main(*THREE, "--out", out, "--resume") == 0
+    assert main(*TWO, "--out", out, "--resume") == 0
     assert_same_bytes(finished, out)
 
 
@@ -178,13 +178,15 @@ def test_figures_and_the_field_that_the_error_is_of(finished, tmp_path):
     np.testing.assert_allclose(error, expected, rtol=1e-5)
 
 
-def test_double_precision(tmp_path):
+def test_double_precision_and_lbfgs(tmp_path):
     arguments = [*SGD, "--depth", 1, "--steps", 1, "--dtype", "float64"]
+    arguments += ["--lbfgs-steps", 2]
     arguments += ["--matmul-precision", "high", "--out", tmp_path]
     assert main(*arguments) == 0
     assert jax.config.jax_default_matmul_precision == "high"
     error, _ = strict(tmp_path / "metrics.json")["relative_l2"][0]
     assert error != float(np.float32(error))
+    assert [entry["step"] for entry in Run(tmp_path).history()] == [1, 3]
 
 
 # --- What a step does ---
