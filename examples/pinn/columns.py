@@ -101,8 +101,8 @@ def assess(
 ) -> dict[str, Any]:
     """How good a column is: errors, coefficients, and the terms of the loss.
 
-    The terms are mean squares at uniform points that no step has seen, without the
-    weights that an optimizer may give them. Their sum is that of the objective.
+    The terms are mean squares at uniform points that are drawn for this alone, without
+    the weights that an optimizer may give them. Their sum is that of the objective.
     `constant` is what each term is for the best constant field.
     """
     key = jax.random.key(3000 + seed)
