@@ -1,12 +1,13 @@
 """The columns of a run, one for each learning rate and seed, and how they advance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 import stablegrad_optax as sg
+from examples.pinn import solved
 from examples.pinn.network import stack_axis
 from examples.pinn.objective import Objective, weighted_sum
 from examples.pinn.step import Phase
@@ -97,13 +98,12 @@ def advance(
 
 
 def assess(
-    objective: Objective, constant: Mapping[str, float], params: Any, seed: jax.Array
+    objective: Objective, sizes: solved.Sizes, params: Any, seed: jax.Array
 ) -> dict[str, Any]:
     """How good a column is: errors, coefficients, and the terms of the loss.
 
     The terms are mean squares at uniform points that are drawn for this alone, without
     the weights that an optimizer may give them. Their sum is that of the objective.
-    `constant` is what each term is for the best constant field.
     """
     key = jax.random.key(3000 + seed)
     points = objective.sample(key, objective.config.interior_points)
@@ -113,5 +113,5 @@ def assess(
         "losses": losses,
         "errors": objective.errors(params),
         "unknowns": objective.unknowns(params),
-        "shares": {name: x / constant[name] for name, x in losses.items()},
+        "shares": solved.shares(objective, sizes, params, points, losses),
     }

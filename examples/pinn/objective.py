@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import keystr
 
 import stablegrad_optax as sg
 from examples.common.runs import RunError
@@ -109,14 +110,14 @@ class Objective:
         apply = functools.partial(self.network.apply, params, sweep=sweep)
         return operators.in_blocks(apply, points, self.block)
 
-    def residuals(
+    def equations(
         self,
         part: Condition,
         predictions: Mapping[str, jax.Array],
         points: jax.Array,
         unknowns: Mapping[str, jax.Array],
-    ) -> dict[str, list[jax.Array]]:
-        """What should be zero at the points of a part, by the term that it counts in.
+    ) -> dict[str, jax.Array]:
+        """What should be zero at the points of a part, by the names of the equations.
 
         Shape (n,) for n points, (n / 2,) for pairs, or () for a value of all points.
         """
@@ -126,9 +127,23 @@ class Objective:
         if part.name in self.counts:
             root = jnp.sqrt(self.counts[part.name])
             zero = jax.tree.map(lambda x: root * x, zero)
+        return {
+            f"{part.name} {keystr(path, simple=True)}".strip(): x
+            for path, x in jax.tree.leaves_with_path(zero)
+        }
+
+    def residuals(
+        self,
+        part: Condition,
+        predictions: Mapping[str, jax.Array],
+        points: jax.Array,
+        unknowns: Mapping[str, jax.Array],
+    ) -> dict[str, list[jax.Array]]:
+        """The equations of a part, by the term that each counts in."""
+        found = self.equations(part, predictions, points, unknowns)
         if part.name == RESIDUAL and self.problem.split_residuals:
-            return {f"{RESIDUAL} {name}": [x] for name, x in zero.items()}
-        return {part.name: jax.tree.leaves(zero)}
+            return {name: [x] for name, x in found.items()}
+        return {part.name: list(found.values())}
 
     def losses(
         self,

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from examples.common import progress
 from examples.common.runs import DivergedError, Recording, Run, RunError
-from examples.pinn import trivial, units
+from examples.pinn import solved, units
 from examples.pinn.columns import Column, assess, columns_of, template
 from examples.pinn.config import Config
 from examples.pinn.objective import Objective
@@ -63,7 +63,7 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
         stopped_at = _by_rate(config, columns.stopped_at)
         results = {name: last[name] for name in RESULTS if name in last}
         run.finish(lambda: results | speeds | {"stopped_at_step": stopped_at})
-        if notice := trivial.notice(config, last["shares"], stopped_at):
+        if notice := solved.notice(config, last["shares"], stopped_at):
             console.print(f"{name}: {notice}")
     if stopped_at.min() >= 0:
         advice = f"Try lower rates than {', '.join(f'{lr:g}' for lr in config.lr)}."
@@ -114,8 +114,13 @@ def _advance(
     start = time.perf_counter()
     phases = [phase for phase in phases if step < phase.end]
     programs = [compiled(phase, columns) for phase in phases]
-    constant = trivial.of_best_constant(objective)
-    of_columns = jax.jit(jax.vmap(functools.partial(assess, objective, constant)))
+    sizes = solved.sizes_of(objective)
+    if sizes.is_constant:
+        bar.console.print(
+            f"{run.name}: a constant field satisfies the equation and every condition. "
+            "A condition may be missing, or on the wrong part of the boundary."
+        )
+    of_columns = jax.jit(jax.vmap(functools.partial(assess, objective, sizes)))
     assessment = of_columns.lower(columns.params, columns.seed).compile()
     compiling, running = time.perf_counter() - start, 0.0
     if phases:  # a run may have been killed after its last step
@@ -156,7 +161,7 @@ def _advance(
             )
             bar.show(step, _at_best_rate(report, stopped_at))
             half, is_last = (phase.first + phase.end) // 2, phase is phases[-1]
-            notice = trivial.notice(config, report["shares"], stopped_at)
+            notice = solved.notice(config, report["shares"], stopped_at)
             # An optimizer that is still to come may solve what this one does not.
             if notice and is_last and before < half <= step:
                 bar.console.print(

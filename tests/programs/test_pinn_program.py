@@ -133,7 +133,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path, capsys):
     # After six steps nothing is solved, and it says so, at first half way.
     printed = capsys.readouterr().out
     assert "half of the steps of muon done. Not solved: " in printed
-    assert printed.count("'residual' is at ") == 2
+    assert printed.count("'residual' is ") == 2
     assert re.search(r"about \d+ s of muon\.\n", printed)
     killed("pinn", 4, *SHORT, "--out", out, **QUICK_COMPILATION)
     assert not Run(out).finished
