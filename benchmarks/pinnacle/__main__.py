@@ -52,6 +52,11 @@ CASES = {
     "Wave 1d-C": Case("wave"),
     "PNd": Case(str(HERE / "pnd.py"), condition_points=300),
     "HNd": Case(str(HERE / "hnd.py"), condition_points=128),
+    # These were run after all settings had been chosen.
+    "Poisson 2d-CG": Case(str(HERE / "poisson_2d_cg.py")),
+    "NS 2d-CG": Case(str(HERE / "ns_2d_cg.py"), 200, 50),
+    "PInv": Case(str(HERE / "pinv.py")),
+    "HInv": Case(str(HERE / "hinv.py")),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "ours": {

@@ -10,6 +10,13 @@ from examples.pinn.problems.problem import Condition, Problem, given
 
 NU = 0.01
 SQUARE = Box((0.0, 0.0), (1.0, 1.0))
+FLOW = {
+    **{f"{field}_x": d(1, 0)(field) for field in "uvp"},
+    **{f"{field}_y": d(0, 1)(field) for field in "uvp"},
+    "laplacian_u": laplacian(2)("u"),
+    "laplacian_v": laplacian(2)("v"),
+}
+"""The derivatives in the equations."""
 
 
 def residual(points, u, v, u_x, u_y, v_x, v_y, p_x, p_y, laplacian_u, laplacian_v):
@@ -40,12 +47,7 @@ PROBLEM = Problem(
     fields=("u", "v", "p"),
     coordinates=("x", "y"),
     domain=SQUARE,
-    operators={
-        **{f"{field}_x": d(1, 0)(field) for field in "uvp"},
-        **{f"{field}_y": d(0, 1)(field) for field in "uvp"},
-        "laplacian_u": laplacian(2)("u"),
-        "laplacian_v": laplacian(2)("v"),
-    },
+    operators=FLOW,
     residual=residual,
     conditions=(
         Condition("lid", SQUARE.face(1, 1.0), given(u=lid, v=0.0)),
