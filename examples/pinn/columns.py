@@ -97,10 +97,8 @@ def advance(
     }
 
 
-def assess(
-    objective: Objective, sizes: solved.Sizes, params: Any, seed: jax.Array
-) -> dict[str, Any]:
-    """How good a column is: errors, coefficients, and the terms of the loss.
+def assess(objective: Objective, params: Any, seed: jax.Array) -> dict[str, Any]:
+    """How good a column is: errors, coefficients, terms, and parts of the equations.
 
     The terms are mean squares at uniform points that are drawn for this alone, without
     the weights that an optimizer may give them. Their sum is that of the objective.
@@ -113,5 +111,5 @@ def assess(
         "losses": losses,
         "errors": objective.errors(params),
         "unknowns": objective.unknowns(params),
-        "shares": solved.shares(objective, sizes, params, points, losses),
+        "parts": solved.squares_of_parts(objective, params, points),
     }

@@ -8,7 +8,7 @@ whose residual is as large as what it is made of.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,43 +25,41 @@ MET = 1e-3
 NEGLIGIBLE = 1e-9
 """A smaller share of the largest part is rounding error."""
 POINTS = 1024
-"""Points inside at which that size is found."""
+"""Points inside that the best constant field is found at."""
 
 
-class Sizes(NamedTuple):
-    """What mean squares are compared with, by name; infinite if that says nothing."""
-
-    conditions: Mapping[str, float]
-    """Those of the best constant field."""
-    equations: Mapping[str, float]
-    """The least for the largest part of an equation."""
-    is_constant: bool
-    """Whether a constant field is a solution."""
+def is_equation(name: str) -> bool:
+    """Whether this is the name of an equation, and not of a condition."""
+    return name.split()[0] == RESIDUAL
 
 
-def sizes_of(objective: Objective) -> Sizes:
-    """Those of a problem."""
-    of_constant = of_best_constant(objective)
-    of_conditions = {part.name: of_constant[part.name] for part in objective.parts[1:]}
-    is_constant = not np.isfinite([*of_constant.values()]).any()
-    return Sizes(of_conditions, of_equations(objective), is_constant)
-
-
+@np.errstate(invalid="ignore", divide="ignore")  # of a column that has stopped
 def shares(
-    objective: Objective,
-    sizes: Sizes,
-    params: Any,
-    points: Mapping[str, jax.Array],
-    losses: Mapping[str, jax.Array],
-) -> dict[str, jax.Array]:
+    constant: Mapping[str, float],
+    losses: Mapping[str, np.ndarray],
+    at_start: Mapping[str, np.ndarray],
+    parts: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
     """The mean square of each condition and equation, over what it is compared with.
 
-    `losses` are those of `params` at the `points`.
+    Args:
+      constant: the terms of the best constant field.
+      losses: the terms.
+      at_start: `squares_of_parts` of the initial weights. What should be zero is zero
+        up to an error, so an equation is compared with a share of these at least. An
+        equation that had a single part, such as Δu = 0, is not compared: its residual
+        is that part.
+      parts: `squares_of_parts`.
     """
-    found = {name: losses[name] / size for name, size in sizes.conditions.items()}
-    for name, (square, *parts) in squares_of_parts(objective, params, points).items():
-        least = sizes.equations[name]
-        found[name] = square / jnp.max(jnp.stack([least, *parts]))
+    found = {
+        name: x / constant[name] for name, x in losses.items() if not is_equation(name)
+    }
+    for name, squares in parts.items():
+        of_start = at_start[name][..., 1:]
+        usual = of_start.max(axis=-1)
+        number = np.sum(of_start > NEGLIGIBLE * usual[..., None], axis=-1)
+        size = np.maximum(squares[..., 1:].max(axis=-1), MET * usual)
+        found[name] = np.where(number > 1, squares[..., 0] / size, 0.0)
     return found
 
 
@@ -145,27 +143,6 @@ def squares_of_parts(
     return {name: squares(x, source[name], without[name]) for name, x in whole.items()}
 
 
-def of_equations(objective: Objective) -> dict[str, float]:
-    """The least that an equation is compared with: a share of it for initial weights.
-
-    A field that should be zero is zero up to an error, and so is what an equation makes
-    of it. Infinite for an equation of a single part, such as Δu = 0, since its residual
-    is that part.
-    """
-
-    @jax.jit
-    def found(key):
-        params = objective.initial_params(key)
-        return squares_of_parts(objective, params, objective.sample(key, POINTS))
-
-    sizes = {}
-    for name, (_, *parts) in jax.device_get(found(jax.random.key(3000))).items():
-        largest = max(parts)
-        is_single = np.sum(parts > NEGLIGIBLE * largest) < 2
-        sizes[name] = np.inf if is_single else MET * float(largest)
-    return sizes
-
-
 def notice(
     config: Config, shares: Mapping[str, Any], stopped_at: np.ndarray
 ) -> str | None:
@@ -182,8 +159,9 @@ def notice(
     for name, values in shares.items():
         values = np.array(values, float)  # null in JSON is NaN here
         far = (values >= UNSATISFIED) & (stopped_at < 0)
-        is_equation = name.split()[0] == RESIDUAL
-        whole = "its largest part" if is_equation else "that of the best constant field"
+        whole = "that of the best constant field"
+        if is_equation(name):
+            whole = "its largest part"
         for rate, of_seeds, share in zip(config.lr, far, values, strict=True):
             if of_seeds.any():
                 seeds = ", ".join(map(str, np.flatnonzero(of_seeds)))
@@ -191,7 +169,7 @@ def notice(
                     f"{name!r} is {share[of_seeds].min():.0%} or more of {whole} "
                     f"(learning rate {rate:g}, seed {seeds})"
                 )
-        is_one_of_many = is_equation and name != RESIDUAL
+        is_one_of_many = is_equation(name) and name != RESIDUAL
         if far.any() and is_one_of_many and not problem.split_residuals:
             cures.append("a term for each equation by split_residuals=True")
     if not found:

@@ -48,17 +48,19 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
         if run.finished:
             console.print(f"{config.out} is finished already: nothing to do.")
             return
+        start = jax.jit(lambda: columns_of(objective))()
         found = run.resume(functools.partial(template, objective, phases))
-        if found is None:
-            step, columns = 0, jax.jit(lambda: columns_of(objective))()
-        else:
+        step, columns = 0, start
+        if found is not None:
             step, columns = found[0], jax.device_put(found[1])
             console.print(f"Resumed at step {step}.")
         if bars is None:
             console.print(describe(objective))
         name = objective.problem.name if bars is None else run.name
         with progress.Steps(console, name, phases[-1].end, step, bars) as bar:
-            columns, speeds = _advance(objective, phases, step, columns, run, bar)
+            columns, speeds = _advance(
+                objective, phases, start, step, columns, run, bar
+            )
         *_, last = run.history()
         stopped_at = _by_rate(config, columns.stopped_at)
         results = {name: last[name] for name in RESULTS if name in last}
@@ -100,6 +102,7 @@ def describe(objective: Objective) -> str:
 def _advance(
     objective: Objective,
     phases: Sequence[Phase],
+    initial: Column,
     step: int,
     columns: Column,
     run: Recording,
@@ -114,14 +117,15 @@ def _advance(
     start = time.perf_counter()
     phases = [phase for phase in phases if step < phase.end]
     programs = [compiled(phase, columns) for phase in phases]
-    sizes = solved.sizes_of(objective)
-    if sizes.is_constant:
+    of_columns = jax.jit(jax.vmap(functools.partial(assess, objective)))
+    assessment = of_columns.lower(columns.params, columns.seed).compile()
+    parts_at_start = jax.device_get(assessment(initial.params, initial.seed)["parts"])
+    constant = solved.of_best_constant(objective)
+    if not np.isfinite([*constant.values()]).any():
         bar.console.print(
             f"{run.name}: a constant field satisfies the equation and every condition. "
             "A condition may be missing, or on the wrong part of the boundary."
         )
-    of_columns = jax.jit(jax.vmap(functools.partial(assess, objective, sizes)))
-    assessment = of_columns.lower(columns.params, columns.seed).compile()
     compiling, running = time.perf_counter() - start, 0.0
     if phases:  # a run may have been killed after its last step
         seconds = [seconds_of_step(program, columns) for program in programs]
@@ -142,6 +146,9 @@ def _advance(
             report |= assessment(columns.params, columns.seed)
             # Waits until the steps are done.
             report = jax.device_get(report)
+            report["shares"] = solved.shares(
+                constant, report["losses"], parts_at_start, report.pop("parts")
+            )
             report = jax.tree.map(functools.partial(_by_rate, config), report)
             running += time.perf_counter() - start
             stopped_at = _by_rate(config, columns.stopped_at)

@@ -94,16 +94,27 @@ def test_the_parts_of_an_equation():
     chex.assert_trees_all_close(found, {"residual": expected})
 
 
-def shares(objective, sizes):
-    params = objective.initial_params(jax.random.key(0))
-    points = objective.sample(jax.random.key(1), 16)
-    losses, _ = objective.terms(params, points)
-    return solved.shares(objective, sizes, params, points, losses)
+def share(at_start, parts):
+    """Of one equation; the squares of its parts."""
+    parts, at_start = (
+        {"residual": np.array([parts])},
+        {"residual": np.array([at_start])},
+    )
+    (found,) = solved.shares({}, {}, at_start, parts).values()
+    return found.tolist()
 
 
 def test_an_equation_is_compared_with_its_largest_part():
-    """The large equation, which is nearly satisfied, does not hide the small one."""
+    usual = [1.0, 2.0, 3.0, 0.0]
+    assert share(usual, [0.5, 1.0, 4.0, 0.0]) == [0.5 / 4.0]
+    # Where all parts should be zero: with a share of its usual size.
+    assert share(usual, [2e-9, 1e-9, 2e-9, 0.0]) == [2e-9 / (3.0 * solved.MET)]
+    # Nothing is said of a single part, nor of what is not known.
+    assert share([3.0, 3.0, 0.0, 1e-12], [0.5, 0.5, 0.0, 0.0]) == [0.0]
+    assert np.isnan(share(usual, [np.nan] * 4)).all()
 
+
+def test_a_large_equation_does_not_hide_a_small_one():
     def residual(points, u, v, u_t, v_x):
         return {"large": u - v, "small": u_t + v_x}
 
@@ -111,26 +122,10 @@ def test_an_equation_is_compared_with_its_largest_part():
         PROBLEMS["burgers"], residual=residual, conditions=(), fields=("u", "v")
     )
     values = {"u": 1000.0, "v": 1001.0, "u_t": 0.3, "v_x": -0.1}
-    sizes = solved.Sizes({}, {"residual large": 0.0, "residual small": 0.0}, False)
-    found = shares(Known(problem, **values), sizes)
+    parts = jax.device_get(squares(Known(problem, **values)))
+    found = solved.shares({}, {"residual": 1.04}, parts, parts)
     expected = {"residual large": 1001.0**-2, "residual small": (0.2 / 0.3) ** 2}
     chex.assert_trees_all_close(found, expected, rtol=1e-5)
-
-
-def test_an_equation_whose_parts_should_be_zero_is_compared_with_its_usual_size():
-    problem = dataclasses.replace(PROBLEMS["burgers"], conditions=())
-    usual = solved.of_equations(Known(problem, u=1.0, u_t=1.0, u_x=2.0, u_xx=0.0))
-    assert usual == {"residual": pytest.approx(4 * solved.MET)}
-    still = Known(problem, u=1.0, u_t=1e-4, u_x=1e-4, u_xx=0.0)
-    found = shares(still, solved.Sizes({}, usual, False))
-    assert found == {"residual": pytest.approx(2e-4**2 / (4 * solved.MET))}
-
-
-def test_an_equation_of_a_single_part_says_nothing():
-    problem = PROBLEMS["laplace"]
-    found = solved.of_equations(Objective(Config(Path(), problem="laplace", depth=1)))
-    assert problem.parts[0].name == "residual"
-    assert found == {"residual": np.inf}
 
 
 @pytest.mark.parametrize("face", [0, 1])
@@ -146,7 +141,8 @@ def test_a_condition_on_the_wrong_face_makes_a_constant_a_solution(face):
     objective = Objective(Config(Path(), problem="heat", depth=1, width=2))
     problem = dataclasses.replace(heat, conditions=(start, sides))
     objective.problem, objective.parts = problem, problem.parts
-    assert solved.sizes_of(objective).is_constant == (face == 0)
+    found = [*solved.of_best_constant(objective).values()]
+    assert np.isinf(found).all() == (face == 0)
 
 
 def test_the_notice_names_terms_rates_and_seeds():
