@@ -1,9 +1,8 @@
 """NS 2d-C of PINNacle: flow in a square whose lid moves by 4x(1 - x); ν = 0.01."""
 
 import jax.numpy as jnp
-import numpy as np
 
-from benchmarks.pinnacle.reference import read
+from benchmarks.pinnacle.reference import solution
 from examples.pinn.domains import Box
 from examples.pinn.operators import d, laplacian
 from examples.pinn.problems.problem import Condition, Problem, given
@@ -36,11 +35,6 @@ def corner(key, number, dtype):
     return jnp.zeros((number, 2), dtype)
 
 
-def reference():
-    x, y, u, v, p = read("lid_driven_a4.dat")
-    return {"points": np.stack([x, y], axis=-1), "u": u, "v": v, "p": p}
-
-
 PROBLEM = Problem(
     name="NS 2d-C",
     equation="(u·∇)u = -∇p + 0.01 Δu, ∇·u = 0",
@@ -58,6 +52,6 @@ PROBLEM = Problem(
         ),
         Condition("corner", corner, given(p=0.0)),
     ),
-    exact=reference(),
+    exact=solution("lid_driven_a4.dat", "u", "v", "p"),
     resolution=(101, 101),
 )

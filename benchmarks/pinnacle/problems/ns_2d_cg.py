@@ -1,9 +1,7 @@
 """NS 2d-CG of PINNacle: flow over a backward-facing step; ν = 0.01."""
 
-import numpy as np
-
 from benchmarks.pinnacle.problems.ns_2d_c import FLOW, residual
-from benchmarks.pinnacle.reference import read
+from benchmarks.pinnacle.reference import solution
 from examples.pinn.domains import Box, Union
 from examples.pinn.problems.problem import Condition, Problem, given
 
@@ -22,11 +20,6 @@ def on_wall(points):
     return (x > 1e-4) & (x < 4 - 1e-4)
 
 
-def reference():
-    x, y, u, v, p = read("ns_0_obstacle.dat")
-    return {"points": np.stack([x, y], axis=-1), "u": u, "v": v, "p": p}
-
-
 PROBLEM = Problem(
     name="NS 2d-CG",
     equation="(u·∇)u = -∇p + 0.01 Δu, ∇·u = 0",
@@ -40,6 +33,6 @@ PROBLEM = Problem(
         Condition("walls", DOMAIN.boundary(on_wall), given(u=0.0, v=0.0)),
         Condition("outlet", EXIT.face(0, 4.0), given(p=0.0)),
     ),
-    exact=reference(),
+    exact=solution("ns_0_obstacle.dat", "u", "v", "p"),
     resolution=(101, 51),
 )

@@ -1,8 +1,6 @@
 """Poisson 2d-C of PINNacle: Δu = 0, u = 1 on a square and 0 on four holes in it."""
 
-import numpy as np
-
-from benchmarks.pinnacle.reference import read
+from benchmarks.pinnacle.reference import solution
 from examples.pinn.domains import Ball, Box, Difference
 from examples.pinn.operators import laplacian
 from examples.pinn.problems.problem import Condition, Problem, given
@@ -20,11 +18,6 @@ def in_square(points):
     return abs(points).max(axis=-1) < 0.499
 
 
-def reference():
-    x, y, u = read("poisson1_cg_data.dat")
-    return {"points": np.stack([x, y], axis=-1), "u": u}
-
-
 PROBLEM = Problem(
     name="Poisson 2d-C",
     equation="Δu = 0",
@@ -36,6 +29,6 @@ PROBLEM = Problem(
         Condition("square", SQUARE.boundary(), given(u=1.0)),
         Condition("holes", DOMAIN.boundary(in_square)),
     ),
-    exact=reference(),
+    exact=solution("poisson1_cg_data.dat", "u"),
     resolution=(101, 101),
 )

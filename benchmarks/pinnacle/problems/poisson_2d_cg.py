@@ -1,9 +1,8 @@
 """Poisson 2d-CG of PINNacle: -Δu + 64 u = f on a square with four holes."""
 
 import jax.numpy as jnp
-import numpy as np
 
-from benchmarks.pinnacle.reference import read
+from benchmarks.pinnacle.reference import solution
 from examples.pinn.domains import Ball, Box, Difference
 from examples.pinn.operators import laplacian
 from examples.pinn.problems.problem import Condition, Problem, given
@@ -28,11 +27,6 @@ def in_square(points):
     return abs(points).max(axis=-1) < 0.999
 
 
-def reference():
-    x, y, u = read("poisson_boltzmann2d.dat")
-    return {"points": np.stack([x, y], axis=-1), "u": u}
-
-
 PROBLEM = Problem(
     name="Poisson 2d-CG",
     equation="-Δu + 64 u = 10 (17 + x² + y²) sin(πx) sin(4πy)",
@@ -44,6 +38,6 @@ PROBLEM = Problem(
         Condition("square", SQUARE.boundary(), given(u=0.2)),
         Condition("holes", DOMAIN.boundary(in_square), given(u=1.0)),
     ),
-    exact=reference(),
+    exact=solution("poisson_boltzmann2d.dat", "u"),
     resolution=(101, 101),
 )
