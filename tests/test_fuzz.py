@@ -25,7 +25,9 @@ from test_layers import (
 import stablegrad_optax as sg
 
 # A few are slow: the first of a shape, which compiles its operations.
-examples = hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.too_slow])
+examples = hypothesis.settings(
+    max_examples=60, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
