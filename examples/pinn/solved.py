@@ -55,10 +55,13 @@ def shares(
         name: x / constant[name] for name, x in losses.items() if not is_equation(name)
     }
     for name, squares in parts.items():
-        of_start = at_start[name][..., 1:]
+        # Some are not finite where a residual divides by what is left out.
+        of_start, now = (
+            np.where(np.isfinite(x), x, 0)[..., 1:] for x in (at_start[name], squares)
+        )
         usual = of_start.max(axis=-1)
         number = np.sum(of_start > NEGLIGIBLE * usual[..., None], axis=-1)
-        size = np.maximum(squares[..., 1:].max(axis=-1), MET * usual)
+        size = np.maximum(now.max(axis=-1), MET * usual)
         found[name] = np.where(number > 1, squares[..., 0] / size, 0.0)
     return found
 

@@ -109,6 +109,8 @@ def test_an_equation_is_compared_with_its_largest_part():
     assert share(usual, [0.5, 1.0, 4.0, 0.0]) == [0.5 / 4.0]
     # Where all parts should be zero: with a share of its usual size.
     assert share(usual, [2e-9, 1e-9, 2e-9, 0.0]) == [2e-9 / (3.0 * solved.MET)]
+    # Without a divisor a residual is not finite.
+    assert share([1.0, 2.0, np.inf, 1.0], [0.5, 2.0, np.inf, np.nan]) == [0.5 / 2.0]
     # Nothing is said of a single part, nor of what is not known.
     assert share([3.0, 3.0, 0.0, 1e-12], [0.5, 0.5, 0.0, 0.0]) == [0.0]
     assert np.isnan(share(usual, [np.nan] * 4)).all()
