@@ -27,11 +27,11 @@ from rich.table import Table
 
 import stablegrad_optax as sg
 from benchmarks import common
+from benchmarks.loss_terms.constant import of_best_constant
 from benchmarks.loss_terms.figure import label
 from benchmarks.loss_terms.methods import METHODS, OPTIMIZERS, RESIDUAL, VARIANTS
 from benchmarks.pinnacle import reference
 from examples.common import optimizers
-from examples.pinn import solved
 from examples.pinn.config import Config
 from examples.pinn.network import stack_axis
 from examples.pinn.objective import INITIALIZERS, Objective
@@ -150,7 +150,7 @@ def results(
     config = Config(Path(), **settings)
     objective = Objective(config)
     terms = RESIDUAL, *(c.name for c in objective.problem.conditions)
-    constant = solved.of_best_constant(objective)
+    constant = of_best_constant(objective)
 
     def train(lr, options, seed):
         schedule = optax.cosine_decay_schedule(lr, case.steps)

@@ -98,18 +98,19 @@ def advance(
 
 
 def assess(objective: Objective, params: Any, seed: jax.Array) -> dict[str, Any]:
-    """How good a column is: errors, coefficients, terms, and parts of the equations.
+    """How good a column is: errors, coefficients, terms and what these are made of.
 
     The terms are mean squares at uniform points that are drawn for this alone, without
     the weights that an optimizer may give them. Their sum is that of the objective.
     """
     key = jax.random.key(3000 + seed)
     points = objective.sample(key, objective.config.interior_points)
-    losses, _ = objective.terms(params, points)
+    predictions = solved.predict(objective, params, points)
+    losses = objective.losses(predictions, points, objective.unknowns(params))
     return {
         "loss": weighted_sum(losses, objective.weights),
         "losses": losses,
         "errors": objective.errors(params),
         "unknowns": objective.unknowns(params),
-        "parts": solved.squares_of_parts(objective, params, points),
+        "squares": solved.squares(objective, params, predictions, points),
     }

@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -106,8 +106,15 @@ class Objective:
         self, params: Any, part: Condition, points: jax.Array
     ) -> dict[str, jax.Array]:
         """The fields at points of one part, and the derivatives it takes."""
-        sweep = self.sweep.only(names_taken(part.residual))
-        apply = functools.partial(self.network.apply, params, sweep=sweep)
+        return self.predict_names(params, names_taken(part.residual), points)
+
+    def predict_names(
+        self, params: Any, names: Collection[str], points: jax.Array
+    ) -> dict[str, jax.Array]:
+        """The fields at points, and the derivatives that are named."""
+        apply = functools.partial(
+            self.network.apply, params, sweep=self.sweep.only(names)
+        )
         return operators.in_blocks(apply, points, self.block)
 
     def equations(

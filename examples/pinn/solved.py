@@ -3,8 +3,8 @@
 A network that is stuck is close to a function that satisfies one part of a problem and
 ignores another: a constant, a plane, a function of time alone. Its loss looks small,
 and where the solution is not known nothing else tells. Two signs give it away: a
-condition that is hardly smaller than the best constant field makes it, and an equation
-whose residual is as large as what it is made of.
+condition that holds at its points hardly better than it would inside the domain, and an
+equation whose residual is as large as what it is made of.
 """
 
 from collections.abc import Mapping
@@ -16,134 +16,139 @@ import numpy as np
 
 from examples.pinn.config import Config
 from examples.pinn.objective import RESIDUAL, Objective
-from examples.pinn.problems.problem import names_taken
+from examples.pinn.problems.problem import Condition, names_taken
 
 UNSATISFIED = 0.1
 """From this share of what it is compared with a mean square is too large."""
-MET = 1e-3
-"""What is a smaller share of its usual size counts as zero."""
-NEGLIGIBLE = 1e-9
-"""A smaller share of the largest part is rounding error."""
-POINTS = 1024
-"""Points inside that the best constant field is found at."""
+LEAST = 0.01
+"""The share of what it was with the initial weights that counts as zero."""
+NEGLIGIBLE = 1e-12
+"""A smaller share of a mean square is rounding error."""
+
+Predictions = Mapping[str, Mapping[str, jax.Array]]
 
 
-def is_equation(name: str) -> bool:
-    """Whether this is the name of an equation, and not of a condition."""
-    return name.split()[0] == RESIDUAL
-
-
-@np.errstate(invalid="ignore", divide="ignore")  # of a column that has stopped
-def shares(
-    constant: Mapping[str, float],
-    losses: Mapping[str, np.ndarray],
-    at_start: Mapping[str, np.ndarray],
-    parts: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-    """The mean square of each condition and equation, over what it is compared with.
-
-    Args:
-      constant: the terms of the best constant field.
-      losses: the terms.
-      at_start: `squares_of_parts` of the initial weights. What should be zero is zero
-        up to an error, so an equation is compared with a share of these at least. An
-        equation that had a single part, such as Δu = 0, is not compared: its residual
-        is that part.
-      parts: `squares_of_parts`.
-    """
-    found = {
-        name: x / constant[name] for name, x in losses.items() if not is_equation(name)
-    }
-    for name, squares in parts.items():
-        # Some are not finite where a residual divides by what is left out.
-        of_start, now = (
-            np.where(np.isfinite(x), x, 0)[..., 1:] for x in (at_start[name], squares)
-        )
-        usual = of_start.max(axis=-1)
-        number = np.sum(of_start > NEGLIGIBLE * usual[..., None], axis=-1)
-        size = np.maximum(now.max(axis=-1), MET * usual)
-        found[name] = np.where(number > 1, squares[..., 0] / size, 0.0)
+def predict(
+    objective: Objective, params: Any, points: Mapping[str, jax.Array]
+) -> dict[str, Any]:
+    """What all parts take inside the domain, and what each takes at its points."""
+    inside, *conditions = objective.parts
+    names = [name for part in objective.parts for name in names_taken(part.residual)]
+    found = {inside.name: objective.predict_names(params, names, points[inside.name])}
+    for part in conditions:
+        found[part.name] = objective.predict_part(params, part, points[part.name])
     return found
 
 
-def of_best_constant(objective: Objective) -> dict[str, float]:
-    """The mean square of each term for the best constant field.
-
-    That field meets the conditions best, in the sum of their mean squares. Infinite for
-    a term that says nothing, as this constant satisfies it too: an equation without a
-    source, an initial value of zero.
-    """
-    problem, dtype = objective.problem, objective.config.dtype
-    unknowns = {name: jnp.asarray(x, dtype) for name, x in problem.unknowns.items()}
-    conditions = [condition.name for condition in problem.conditions]
-
-    @jax.jit
-    def found(key):
-        points = objective.sample(key, POINTS)
-
-        def losses(constants):
-            """Those of constant fields, whose derivatives are zero."""
-            values = dict.fromkeys(problem.operators, jnp.zeros((), dtype))
-            values |= dict(zip(problem.fields, constants, strict=True))
-            predictions = {
-                part.name: {
-                    name: jnp.full(len(points[part.name]), values[name])
-                    for name in names_taken(part.residual)
-                    if name in values
-                }
-                for part in objective.parts
-            }
-            return objective.losses(predictions, points, unknowns)
-
-        def of_conditions(constants):
-            of_terms = losses(constants)
-            return sum(of_terms[name] for name in conditions)
-
-        # One step of Newton's: conditions are linear in the fields as a rule. No
-        # condition may prescribe a field, such as a pressure.
-        zero = jnp.zeros(len(problem.fields), dtype)
-        hessian, slope = jax.hessian(of_conditions)(zero), jax.grad(of_conditions)(zero)
-        best = -jnp.linalg.pinv(hessian, hermitian=True) @ slope
-        units = jnp.asarray([objective.scales[name][1] for name in problem.fields])
-        return losses(best), losses(best + units)
-
-    best, away = jax.device_get(found(jax.random.key(3000)))
-    return {
-        name: float(x) if x > MET * away[name] else np.inf for name, x in best.items()
-    }
-
-
-def squares_of_parts(
-    objective: Objective, params: Any, points: Mapping[str, jax.Array]
+def squares(
+    objective: Objective,
+    params: Any,
+    predictions: Predictions,
+    points: Mapping[str, jax.Array],
 ) -> dict[str, jax.Array]:
-    """The mean square of each equation's residual, and then those of its parts.
+    """The mean squares of each condition and equation, and of what it is compared with.
 
-    A part is what the residual loses without one of the quantities that it takes, and
-    the last is the residual without any: for u_t + u u_x - f they are u_t, twice u u_x
-    and -f. Shape (quantities + 2,).
+    A condition is compared with itself at random points inside. An equation is compared
+    with its parts: what it loses without one of the quantities that it takes, and what
+    is left of it without any. For u_t + u u_x - f they are u_t, twice u u_x, and -f.
+    The same goes for a condition that is one value of all points, such as a mean.
+
+    Args:
+      predictions: those of `predict` at the `points`.
+
+    Returns:
+      Arrays of shape (2,) for conditions, and (quantities + 2,) for equations.
     """
-    inside = objective.parts[0]
-    predictions = objective.predict_part(params, inside, points[RESIDUAL])
+    unknowns = objective.unknowns(params)
+    found: dict[str, jax.Array] = {}
+    for part in objective.parts:
+        at, of_part = points[part.name], predictions[part.name]
+        values = objective.equations(part, of_part, at, unknowns)
+        if part.name == RESIDUAL or any(x.ndim == 0 for x in values.values()):
+            found |= _by_parts(objective, part, of_part, at, unknowns)
+            continue
+        number = len(points[RESIDUAL])
+        rows = jax.random.randint(jax.random.key(0), (len(at),), 0, number)
+        inside = {name: x[rows] for name, x in predictions[RESIDUAL].items()}
+        elsewhere = objective.equations(part, inside, points[RESIDUAL][rows], unknowns)
+        found[part.name] = jnp.stack(
+            [sum(jnp.mean(x**2) for x in y.values()) for y in (values, elsewhere)]
+        )
+    return found
+
+
+def _by_parts(
+    objective: Objective,
+    part: Condition,
+    predictions: Mapping[str, jax.Array],
+    points: jax.Array,
+    unknowns: Mapping[str, jax.Array],
+) -> dict[str, jax.Array]:
+    """The mean square of each equation, and those of its parts."""
+    names = [name for name in names_taken(part.residual) if name in predictions]
 
     def residuals(kept):
         """Where each quantity is multiplied by what `kept` has for it."""
         quantities = {
-            name: factor * x
-            for factor, (name, x) in zip(kept, predictions.items(), strict=True)
+            name: factor * predictions[name]
+            for factor, name in zip(kept, names, strict=True)
         }
-        unknowns = objective.unknowns(params)
-        return objective.equations(inside, quantities, points[RESIDUAL], unknowns)
+        return objective.equations(part, quantities, points, unknowns)
 
-    number = len(predictions)
-    ones = jnp.ones(number, objective.config.dtype)
+    ones = jnp.ones(len(names), objective.config.dtype)
     whole, source = residuals(ones), residuals(0 * ones)
-    without = jax.vmap(residuals)(1 - jnp.eye(number, dtype=ones.dtype))
+    without = jax.vmap(residuals)(1 - jnp.eye(len(names), dtype=ones.dtype))
 
     def squares(whole, source, without):
         rows = jnp.stack([whole, *(whole - x for x in without), source])
         return jnp.mean(rows.reshape(len(rows), -1) ** 2, axis=1)
 
     return {name: squares(x, source[name], without[name]) for name, x in whole.items()}
+
+
+@np.errstate(invalid="ignore", divide="ignore")  # of a column that has stopped
+def shares(
+    at_start: Mapping[str, np.ndarray], now: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The first of `squares`, over the largest of the others.
+
+    What should be zero is zero up to an error, so that is at least a share of what it
+    was at the start. Zero for an equation that had a single part, such as Δu = 0, since
+    its residual is that part.
+    """
+    found = {}
+    for name in now:
+        # Some are not finite where a residual divides by what is left out.
+        usual, size = (
+            np.where(np.isfinite(x), x, 0)[..., 1:] for x in (at_start[name], now[name])
+        )
+        largest = usual.max(axis=-1)
+        share = now[name][..., 0] / np.maximum(size.max(axis=-1), LEAST * largest)
+        parts = np.sum(usual > NEGLIGIBLE * largest[..., None], axis=-1)
+        is_compared = (parts > 1) | (usual.shape[-1] == 1)
+        found[name] = np.where(is_compared, share, 0.0)
+    return found
+
+
+def is_solved_by_zero(objective: Objective) -> bool:
+    """Whether fields that are zero satisfy the equation and every condition."""
+    problem, dtype = objective.problem, objective.config.dtype
+    unknowns = {name: jnp.asarray(x, dtype) for name, x in problem.unknowns.items()}
+
+    @jax.jit
+    def found(key):
+        points = objective.sample(key, 256)
+        zeros = {
+            part.name: dict.fromkeys(
+                names_taken(part.residual), jnp.zeros(len(points[part.name]), dtype)
+            )
+            for part in objective.parts
+        }
+        return objective.losses(zeros, points, unknowns)
+
+    losses = jax.device_get(found(jax.random.key(0)))
+    unit = min(unit for _, unit in objective.scales.values())
+    return all(x < NEGLIGIBLE * unit**2 for x in losses.values())
 
 
 def notice(
@@ -162,9 +167,8 @@ def notice(
     for name, values in shares.items():
         values = np.array(values, float)  # null in JSON is NaN here
         far = (values >= UNSATISFIED) & (stopped_at < 0)
-        whole = "that of the best constant field"
-        if is_equation(name):
-            whole = "its largest part"
+        is_equation = name.split()[0] == RESIDUAL
+        whole = "its largest part" if is_equation else "what it is inside the domain"
         for rate, of_seeds, share in zip(config.lr, far, values, strict=True):
             if of_seeds.any():
                 seeds = ", ".join(map(str, np.flatnonzero(of_seeds)))
@@ -172,7 +176,7 @@ def notice(
                     f"{name!r} is {share[of_seeds].min():.0%} or more of {whole} "
                     f"(learning rate {rate:g}, seed {seeds})"
                 )
-        is_one_of_many = is_equation(name) and name != RESIDUAL
+        is_one_of_many = is_equation and name != RESIDUAL
         if far.any() and is_one_of_many and not problem.split_residuals:
             cures.append("a term for each equation by split_residuals=True")
     if not found:

@@ -119,12 +119,11 @@ def _advance(
     programs = [compiled(phase, columns) for phase in phases]
     of_columns = jax.jit(jax.vmap(functools.partial(assess, objective)))
     assessment = of_columns.lower(columns.params, columns.seed).compile()
-    parts_at_start = jax.device_get(assessment(initial.params, initial.seed)["parts"])
-    constant = solved.of_best_constant(objective)
-    if not np.isfinite([*constant.values()]).any():
+    at_start = jax.device_get(assessment(initial.params, initial.seed)["squares"])
+    if solved.is_solved_by_zero(objective):
         bar.console.print(
-            f"{run.name}: a constant field satisfies the equation and every condition. "
-            "A condition may be missing, or on the wrong part of the boundary."
+            f"{run.name}: zero satisfies the equation and every condition. One may be "
+            "missing, or on the wrong part of the boundary."
         )
     compiling, running = time.perf_counter() - start, 0.0
     if phases:  # a run may have been killed after its last step
@@ -146,9 +145,7 @@ def _advance(
             report |= assessment(columns.params, columns.seed)
             # Waits until the steps are done.
             report = jax.device_get(report)
-            report["shares"] = solved.shares(
-                constant, report["losses"], parts_at_start, report.pop("parts")
-            )
+            report["shares"] = solved.shares(at_start, report.pop("squares"))
             report = jax.tree.map(functools.partial(_by_rate, config), report)
             running += time.perf_counter() - start
             stopped_at = _by_rate(config, columns.stopped_at)
