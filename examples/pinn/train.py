@@ -26,6 +26,11 @@ from examples.pinn.studies import SCORE, best_rate, final_scores
 RESULTS = (SCORE, "loss", "errors", "losses", "shares", "unknowns")
 """What metrics.json takes from the last line of the history."""
 
+BY_ZERO = (
+    "Zero satisfies the equation and every condition. One may be missing, or on the "
+    "wrong part of the boundary."
+)
+
 
 def set_numerics(config: Config) -> None:
     """Precision, for the whole process: before the first array is made."""
@@ -48,19 +53,17 @@ def train(config: Config, console: Console, bars: progress.Bars | None = None) -
         if run.finished:
             console.print(f"{config.out} is finished already: nothing to do.")
             return
-        start = jax.jit(lambda: columns_of(objective))()
         found = run.resume(functools.partial(template, objective, phases))
-        step, columns = 0, start
-        if found is not None:
+        if found is None:
+            step, columns = 0, jax.jit(lambda: columns_of(objective))()
+        else:
             step, columns = found[0], jax.device_put(found[1])
             console.print(f"Resumed at step {step}.")
         if bars is None:
             console.print(describe(objective))
         name = objective.problem.name if bars is None else run.name
         with progress.Steps(console, name, phases[-1].end, step, bars) as bar:
-            columns, speeds = _advance(
-                objective, phases, start, step, columns, run, bar
-            )
+            columns, speeds = _advance(objective, phases, step, columns, run, bar)
         *_, last = run.history()
         stopped_at = _by_rate(config, columns.stopped_at)
         results = {name: last[name] for name in RESULTS if name in last}
@@ -94,6 +97,7 @@ def describe(objective: Objective) -> str:
         f"{columns}.",
         units.describe(objective.scales, objective.fields_without_scale),
         *problem.doubts(),
+        BY_ZERO if solved.is_solved_by_zero(objective) else None,
         f"Not used: {'; '.join(config.unused())}." if config.unused() else None,
     ]
     return "\n".join(filter(None, lines))
@@ -102,7 +106,6 @@ def describe(objective: Objective) -> str:
 def _advance(
     objective: Objective,
     phases: Sequence[Phase],
-    initial: Column,
     step: int,
     columns: Column,
     run: Recording,
@@ -119,12 +122,8 @@ def _advance(
     programs = [compiled(phase, columns) for phase in phases]
     of_columns = jax.jit(jax.vmap(functools.partial(assess, objective)))
     assessment = of_columns.lower(columns.params, columns.seed).compile()
+    initial = columns if step == 0 else jax.jit(lambda: columns_of(objective))()
     at_start = jax.device_get(assessment(initial.params, initial.seed)["squares"])
-    if solved.is_solved_by_zero(objective):
-        bar.console.print(
-            f"{run.name}: zero satisfies the equation and every condition. One may be "
-            "missing, or on the wrong part of the boundary."
-        )
     compiling, running = time.perf_counter() - start, 0.0
     if phases:  # a run may have been killed after its last step
         seconds = [seconds_of_step(program, columns) for program in programs]
