@@ -25,7 +25,7 @@ QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 # 6.
 SHORT = ["train", "--problem", "poisson1d", "--depth", 2, "--width", 4, "--seeds", 2]
 SHORT += ["--interior-points", 8, "--condition-points", 4, "--lbfgs-points", 8]
-SHORT += ["--steps", 6, "--chunk", 4, "--checkpoint-every", 3]
+SHORT += ["--steps", 6, "--chunk", 4, "--checkpoint-every", 3, "--optimizer", "adam"]
 NO_MORE = ["--gauss-newton-steps", 0]
 SHORT += NO_MORE
 SGD = [*SHORT, "--optimizer", "sgd", "--terms", "weighted"]
@@ -128,9 +128,9 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path, capsys):
     assert main(*SHORT, "--out", never) == 0
     # After six steps nothing is solved, and it says so, at first half way.
     printed = capsys.readouterr().out
-    assert "half of the steps of muon done. Not solved: " in printed
+    assert "half of the steps of adam done. Not solved: " in printed
     assert printed.count("'residual' is ") == 2
-    assert re.search(r"about \d+ s of muon\.\n", printed)
+    assert re.search(r"about \d+ s of adam\.\n", printed)
     killed("pinn", 4, *SHORT, "--out", out, **QUICK_COMPILATION)
     assert not Run(out).finished
     assert main(*SHORT, "--out", out, "--resume") == 0
