@@ -26,7 +26,7 @@ import stablegrad_optax as sg
 
 # A few are slow: the first of a shape, which compiles its operations.
 examples = hypothesis.settings(
-    max_examples=60, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    max_examples=40, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 
 

@@ -1,5 +1,7 @@
 """Random points lie where they should, and everywhere there equally often."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,11 @@ def draw(sampler):
     points = np.asarray(sample(jax.random.key(0), NUMBER, jnp.float32))
     assert points.dtype == np.float32
     return points.T
+
+
+@functools.cache
+def on_boundary(domain):
+    return draw(domain.boundary())
 
 
 def assert_shares(parts, expected):
@@ -90,16 +97,16 @@ def test_boundaries_are_uniform():
 
 
 def test_boundaries_of_composites_are_uniform():
-    x, y = draw(PLATE.boundary())
+    x, y = on_boundary(PLATE)
     length, arc = 8 - 1 + np.pi / 2, np.hypot(x - 1, y + 1)
     on_arc = np.isclose(arc, 0.5, atol=1e-5)
     assert_shares([on_arc, x == 0, y == 0], np.array([np.pi / 2, 1, 3]) / length)
     assert (arc > 0.5 - 1e-5).all()
     # Faces that two parts have in common are inside.
-    x, y = draw(L.boundary())
+    x, y = on_boundary(L)
     assert not ((x == 1) & (y < 0.99)).any()
     assert_shares([x == 0, y == 3, y == 0, x == 1], np.array([3, 1, 2, 2]) / 10)
-    x, y = draw(OVERLAPPING.boundary())
+    x, y = on_boundary(OVERLAPPING)
     assert not ((x == 3) & (np.abs(y + 0.5) < 0.49)).any()
     assert_shares(x > 3, np.pi / 2 / (7 + np.pi / 2))
     x, y, t = draw(FIN.boundary(lambda points: points[:, 0] > 2.5))
@@ -111,7 +118,7 @@ def test_boundaries_of_composites_are_uniform():
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_normals_point_outwards_from_the_boundary(domain):
-    points = jnp.asarray(draw(domain.boundary()).T)
+    points = jnp.asarray(on_boundary(domain).T)
     normals = jax.jit(domain.normal)(points)
     np.testing.assert_allclose(jnp.linalg.norm(normals, axis=-1), 1, rtol=1e-5)
     inside, outside = points - 1e-3 * normals, points + 1e-3 * normals
