@@ -106,7 +106,7 @@ def few(names, methods):
         (
             pinn_derivatives,
             {**SMALLEST, "problem": "kovasznay"},
-            ["ours", "nested jvp"],
+            ["ours", "nested jvp, scanned", "nested jvp"],
         ),
     ],
 )
