@@ -19,7 +19,7 @@ from examples.pinn.objective import RESIDUAL, Objective
 from examples.pinn.problems.problem import Condition, names_taken
 
 UNSATISFIED = 0.1
-"""From this share of what it is compared with a mean square is too large."""
+"""A mean square is too large from this share of what it is compared with."""
 LEAST = 0.01
 """The share of what it was with the initial weights that counts as zero."""
 NEGLIGIBLE = 1e-12
@@ -112,9 +112,9 @@ def shares(
 ) -> dict[str, np.ndarray]:
     """The first of `squares`, over the largest of the others.
 
-    What should be zero is zero up to an error, so that is at least a share of what it
-    was at the start. Zero for an equation that had a single part, such as Δu = 0, since
-    its residual is that part.
+    Parts that should be zero are zero up to an error only. So what is divided by is not
+    less than a hundredth of its value at the start. The share is zero for an equation
+    of a single part, such as Δu = 0: its residual is that part.
     """
     found = {}
     for name in now:
